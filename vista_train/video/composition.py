@@ -7,6 +7,7 @@ began at or before `t`. Everything compares by value and can be written to JSON 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -239,7 +240,7 @@ class Concat(Video):
         edges = [Fraction(0)]
         for part in self.parts:
             edges.append(edges[-1] + part.duration)
-        return tuple(Span(a, b) for a, b in zip(edges, edges[1:], strict=False))
+        return tuple(Span(a, b) for a, b in itertools.pairwise(edges))
 
     def _cut(self, start: Fraction, end: Fraction) -> Concat:
         kept = []
