@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import nn
@@ -13,6 +17,34 @@ from vista_train.types import Encoded, Plan, Row, Sample
 from vista_train.video.sampling import View
 
 PARTS = ("vision", "projector", "language")
+FAMILIES: dict[str, type[Family]] = {}
+
+
+@dataclass(frozen=True)
+class Compute:
+    """The sizes of a model that decide what a sample costs to train on."""
+
+    language_params: int
+    """Parameters of the decoder's layers, without embeddings and head."""
+    language_layers: int
+    language_width: int
+    vocab_size: int
+    vision_params: int
+    """Parameters that every patch passes: the vision tower's and the projector's."""
+    vision_layers: int
+    vision_width: int
+    patches_per_frame: int
+    language_passes: int = 3
+    """Forward passes' worth of work: 3 trained, 2 frozen but passing gradients on, 1 frozen at the bottom."""
+    vision_passes: int = 3
+
+    def flops(self, tokens: int, labels: int, frames: int) -> float:
+        """FLOPs of one sample: matrix products, attention (causal in the decoder), and the head at its labels."""
+        patches = self.patches_per_frame
+        decoder = 2 * self.language_params * tokens + 2 * self.language_layers * self.language_width * tokens**2
+        head = 2 * self.vocab_size * self.language_width * labels
+        frame = 2 * self.vision_params * patches + 4 * self.vision_layers * self.vision_width * patches**2
+        return float(self.language_passes * (decoder + head) + self.vision_passes * frames * frame)
 
 
 class Codec(Protocol):
@@ -28,18 +60,28 @@ class Codec(Protocol):
         ...
 
     def encode(self, sample: Sample, plan: Plan, frames_TCHW: torch.Tensor, position: int = 0) -> Encoded:
-        """Tokens, labels and frames; `frames_TCHW` (uint8) shows the video at `plan.times` on the view's canvas."""
+        """Tokens, labels and frames; `frames_TCHW` (uint8) shows the video at `plan.times` on the view's canvas.
+
+        `ValueError` when frames and plan, or plan and sample, do not belong together.
+        """
         ...
 
 
 class Family(Protocol):
-    """Everything that must agree with a checkpoint of one kind of model."""
+    """Everything that must agree with a checkpoint of one kind of model. Built from its settings and a view."""
 
     name: str
+    settings_type: type
+    """The frozen dataclass that holds the family's settings."""
     codec: Codec
 
-    def load(self) -> nn.Module:
-        """The model, with its weights, in fp32."""
+    def __init__(self, settings: Any, view: View) -> None: ...
+
+    def load(self, device_type: str = "cpu") -> nn.Module:
+        """The model on the CPU, with its weights, in fp32, its attention chosen for `device_type`.
+
+        Parameters that can never get a gradient are frozen.
+        """
         ...
 
     def parts(self, model: nn.Module) -> Mapping[str, Iterator[tuple[str, nn.Parameter]]]:
@@ -47,8 +89,12 @@ class Family(Protocol):
         ...
 
     def hidden_states(self, model: nn.Module, row: Row) -> torch.Tensor:
-        """The decoder's last hidden states [L, d] of a packed row, vision included. One dummy frame stands in
-        where the row has none, and a dummy token where it has no tokens, so that every rank runs the same parts."""
+        """The decoder's last hidden states [L, d] of a packed row on the model's device, vision included.
+
+        Whatever the row holds, every part runs and is in the result's graph: where a row has no frames, a dummy
+        sample of one black frame is packed behind it and cut off again. So an empty row gives [0, d], and a sum
+        over it gives every parameter of `parts`, head aside, a gradient of zero.
+        """
         ...
 
     def head(self, model: nn.Module) -> nn.Module:
@@ -56,5 +102,54 @@ class Family(Protocol):
         ...
 
     def save(self, model: nn.Module, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
-        """Write the checkpoint in the layout that `from_pretrained` reads, with tokenizer and configs."""
+        """Write the checkpoint in the layout that `from_pretrained` reads, with tokenizer and configs.
+
+        `state` are the weights by their names in `model.state_dict()`, where the model does not hold them itself.
+        """
         ...
+
+
+FamilyType = TypeVar("FamilyType", bound=type)
+
+
+def register_family(name: str) -> Callable[[FamilyType], FamilyType]:
+    """Class decorator: the family by that name, which the recipe uses."""
+
+    def register(family_type: FamilyType) -> FamilyType:
+        if name in FAMILIES:
+            raise ValueError(f"family {name!r} is already defined, by {FAMILIES[name]}")
+        family_type.name = name
+        FAMILIES[name] = family_type
+        return family_type
+
+    return register
+
+
+def family(name: str) -> type[Family]:
+    """The family class called `name`, from models/<name>.py unless already registered; `ValueError` if unknown."""
+    package = importlib.import_module("vista_train.models")
+    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    if name not in FAMILIES and name in modules:
+        importlib.import_module(f"vista_train.models.{name}")
+    if name not in FAMILIES:
+        raise ValueError(f"unknown family {name!r}; {_nearest(name, sorted(FAMILIES))}")
+    return FAMILIES[name]
+
+
+def load_family(name: str, settings: Any, view: View) -> Family:
+    """The family called `name` with its settings: an instance of its `settings_type`, or a mapping of its fields."""
+    chosen = family(name)
+    if isinstance(settings, Mapping):
+        known = [entry.name for entry in fields(chosen.settings_type)]
+        for key in settings:
+            if key not in known:
+                raise ValueError(f"family {name!r} has no setting {key!r}; {_nearest(str(key), known)}")
+        settings = chosen.settings_type(**settings)
+    if not isinstance(settings, chosen.settings_type):
+        raise ValueError(f"family {name!r} takes {chosen.settings_type.__name__}, not {type(settings).__name__}")
+    return chosen(settings, view)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    matches = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(known)}"

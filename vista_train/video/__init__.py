@@ -1,0 +1,6 @@
+"""Videos as expressions of clips, and how they become frames."""
+
+from vista_train.video.composition import QA, Box, Clip, Concat, Grid, Overlay, Span, Video, video_from_json
+from vista_train.video.sampling import View
+
+__all__ = ["QA", "Box", "Clip", "Concat", "Grid", "Overlay", "Span", "Video", "View", "video_from_json"]

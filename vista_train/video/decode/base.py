@@ -9,6 +9,10 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
+import torch
+
+MIN_SIDE_PX = 8
+"""Pictures smaller than this a side are refused: no model can use them, and few scalers are right on them."""
 
 
 class MediaError(Exception):
@@ -74,3 +78,20 @@ def resolve(root: str | Path, path: str) -> Path:
     if not full.is_relative_to(base):
         raise MediaMissing(path, f"leads outside the data root {base}")
     return full
+
+
+def check_file(path: Path) -> None:
+    """`MediaMissing` where nothing is at `path`, `MediaUnreadable` where it is no regular file."""
+    if not path.exists():
+        raise MediaMissing(path, "no such file")
+    if not path.is_file():
+        raise MediaUnreadable(path, "not a file")
+
+
+def resized(picture_HWC: np.ndarray, width: int, height: int) -> np.ndarray:
+    """picture_HWC uint8 at height x width pixels, bilinear with antialiasing; for readers that do not scale."""
+    if picture_HWC.shape[:2] == (height, width):
+        return np.ascontiguousarray(picture_HWC)
+    picture_1CHW = torch.from_numpy(np.ascontiguousarray(picture_HWC)).permute(2, 0, 1)[None]
+    scaled_1CHW = torch.nn.functional.interpolate(picture_1CHW, (height, width), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(scaled_1CHW[0].permute(1, 2, 0).numpy())

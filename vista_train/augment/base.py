@@ -1,0 +1,88 @@
+"""What an augmentation is: roles to fill with clips, a draw that is the only randomness, and a pure apply."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeAlias
+
+import numpy as np
+
+from vista_train.types import Sample
+from vista_train.video.composition import Clip
+from vista_train.video.sampling import View
+
+Cast: TypeAlias = Mapping[str, Sequence[Clip]]
+"""The clips that play each role, by the role's name."""
+Params: TypeAlias = Mapping[str, Any]
+"""What `draw` chose: numbers only, never words or pixels."""
+
+
+class CannotComposeError(ValueError):
+    """These clips cannot be made into this kind of sample; other clips may."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """A part that clips play in a composition."""
+
+    name: str
+    count: int = 1
+    """Clips wanted."""
+    relation: Literal["any", "same_source_consecutive", "caption_only"] = "any"
+    """Any clips; consecutive clips of one source video, in order; or clips whose words alone are used."""
+    min_count: int = 1
+    """Fewer than this cannot be composed."""
+    min_seconds: float = 0.0
+    """Consecutive clips are taken until they last longer than this together."""
+    max_gap_seconds: float = 0.0
+    """The longest gap between consecutive clips of one source video."""
+
+
+class Augment:
+    """A frozen dataclass that composes a Sample. Defining a subclass registers it under its snake_case name."""
+
+    name: ClassVar[str]
+    roles: tuple[Role, ...] = ()
+    """The first role is the anchor: over an epoch, every clip plays it once."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
+        REGISTRY[cls.name] = cls
+
+    def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
+        """Choose the parameters from metadata and the view; `CannotComposeError` where nothing fits."""
+        raise TypeError(f"{type(self).__name__} must define draw(rng, clips, view)")
+
+    def apply(self, clips: Cast, params: Params) -> Sample:
+        """Compose; pure: the same clips and parameters give the same sample."""
+        raise TypeError(f"{type(self).__name__} must define apply(clips, params)")
+
+    def __call__(self, rng: np.random.Generator, clips: Cast, view: View) -> Sample:
+        """Draw and apply, and refuse a sample whose evidence the view would not show."""
+        for role in self.roles:
+            if role.relation != "caption_only" and len(clips.get(role.name, ())) < role.min_count:
+                raise CannotComposeError(
+                    f"{self.name} needs {role.min_count} clips as {role.name!r}, not {len(clips.get(role.name, ()))}"
+                )
+        sample = self.apply(clips, self.draw(rng, clips, view))
+        check_seen(sample, view, view.times(sample.video.duration, sample.video.frame_measure))
+        return sample
+
+
+REGISTRY: dict[str, type[Augment]] = {}
+
+
+def check_seen(sample: Sample, view: View, times: Sequence[Any]) -> None:
+    """`CannotComposeError` unless every piece of evidence is on enough of the sampled frames, and large enough."""
+    for evidence in sample.evidence:
+        if not view.shows(times, sample.video.size, evidence.span, evidence.box):
+            area = view.pixels(sample.video.size, evidence.box)
+            start, end = float(evidence.span.start), float(evidence.span.end)
+            raise CannotComposeError(
+                f"{sample.kind}: what is asked about, {start:.2f}-{end:.2f} s of "
+                f"{float(sample.video.duration):.2f} s at {area.width}x{area.height} px, is not on "
+                f"{view.min_visible} of {len(times)} frames at {view.min_pixels} px or more"
+            )

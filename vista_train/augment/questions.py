@@ -1,0 +1,146 @@
+"""Words only: from captions to a question and its answer, open or as multiple choice."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from vista_train.augment import wordings
+from vista_train.types import Message
+from vista_train.video.composition import QA, Clip
+
+LETTERS = "ABCD"
+NUM_DISTRACTORS = len(LETTERS) - 1
+
+
+@dataclass(frozen=True)
+class Wording:
+    """The choices that turn clips into one question, drawn before any text is seen."""
+
+    pick: int
+    """Which wording, which of a clip's own questions, and in which order distractors are tried."""
+    letter: int | None
+    """The place of the right option, drawn first and uniformly; None asks an open question."""
+
+
+class Asked(NamedTuple):
+    """A question, its answer, and where wrong answers may come from."""
+
+    question: str
+    answer: str
+    shown: tuple[str, ...] = ()
+    """Wrong answers that are true of something else in the video."""
+    absent: tuple[str, ...] = ()
+    """Wrong answers that are true of clips not shown."""
+
+
+def draw_wording(rng: np.random.Generator, multiple_choice: float = 0.0) -> Wording:
+    """Draw the choices; `multiple_choice` is the share of questions with options."""
+    letter = int(rng.integers(len(LETTERS)))
+    asks_options = bool(rng.random() < multiple_choice)
+    return Wording(pick=int(rng.integers(1 << 62)), letter=letter if asks_options else None)
+
+
+def one_of(texts: Sequence[str], wording: Wording) -> str:
+    """The wording that was picked."""
+    return texts[wording.pick % len(texts)]
+
+
+def about(clip: Clip, where: str, wording: Wording, shown: Iterable[Clip] = (), absent: Iterable[Clip] = ()) -> Asked:
+    """A question about one clip in a composed video, `where` saying how to find it.
+
+    A clip's own question is used if it has one; wrong answers to it are those that other clips give to the same
+    question. Otherwise the caption is asked for, and other captions are wrong.
+    """
+    if clip.qa:
+        qa = clip.qa[wording.pick // 7 % len(clip.qa)]
+        return Asked(
+            f"{where} {qa.question}".strip(),
+            qa.answer,
+            _answers(shown, qa),
+            (*qa.distractors, *_answers(absent, qa)),
+        )
+    ask = one_of(wordings.ASK_CONTENT, Wording(wording.pick // 13, None))
+    return Asked(
+        f"{where} {ask}".strip(),
+        sentence(clip.caption),
+        tuple(sentence(other.caption) for other in shown),
+        tuple(sentence(other.caption) for other in absent),
+    )
+
+
+def converse(asked: Asked, wording: Wording) -> tuple[Message, ...]:
+    """The conversation: with options where a letter was drawn and three distinct wrong answers exist, else open.
+
+    Wrong answers come half from what is shown and half from what is not, the odd one by turns; where one kind runs
+    short the other fills in.
+    """
+    if wording.letter is not None:
+        wrong = _distractors(asked, wording)
+        if len(wrong) == NUM_DISTRACTORS:
+            options = [*wrong[: wording.letter], asked.answer, *wrong[wording.letter :]]
+            lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
+            question = "\n".join([asked.question, *lines, one_of(wordings.CHOOSE, wording)])
+            return (Message("user", question), Message("assistant", LETTERS[wording.letter]))
+    return (Message("user", asked.question), Message("assistant", asked.answer))
+
+
+def normal(text: str) -> str:
+    """The text without case, punctuation and spacing: what two answers are compared by."""
+    return " ".join(text.casefold().translate(str.maketrans("", "", string.punctuation)).split())
+
+
+def sentence(caption: str) -> str:
+    """The caption as a sentence: a capital first, a full stop last."""
+    text = " ".join(caption.split())
+    text = text[:1].upper() + text[1:]
+    return text if text.endswith((".", "!", "?", "…", '."', "。")) else text + "."
+
+
+def phrase(caption: str) -> str:
+    """The caption without its full stop, to be put into a question."""
+    return " ".join(caption.split()).rstrip(".")
+
+
+def chronicle(captions: Sequence[str], wording: Wording) -> str:
+    """Captions of consecutive scenes as one account."""
+    told = [sentence(captions[0])]
+    for index, caption in enumerate(captions[1:]):
+        last = index == len(captions) - 2 and len(captions) > 2
+        link = "Finally" if last else wordings.THEN[(wording.pick + index) % len(wordings.THEN)]
+        told.append(f"{link}: {sentence(caption)}")
+    return " ".join(told)
+
+
+def ordinal(number: int) -> str:
+    """1st, 2nd, 3rd, 4th, ... 11th, 12th, 13th, ... 21st."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _answers(clips: Iterable[Clip], asked: QA) -> tuple[str, ...]:
+    question = normal(asked.question)
+    return tuple(qa.answer for clip in clips for qa in clip.qa if normal(qa.question) == question)
+
+
+def _distractors(asked: Asked, wording: Wording) -> list[str]:
+    """Three wrong answers that differ from the right one and from each other, in a random order; or fewer."""
+    rng = np.random.Generator(np.random.Philox(key=wording.pick))
+    taken = {normal(asked.answer)}
+    pools = []
+    for texts in (asked.shown, asked.absent):
+        pool = []
+        for index in rng.permutation(len(texts)):
+            if normal(texts[index]) not in taken:
+                taken.add(normal(texts[index]))
+                pool.append(texts[index])
+        pools.append(pool)
+    shown, absent = pools
+    num_shown = NUM_DISTRACTORS // 2 + int(rng.integers(2))
+    num_shown = max(num_shown, NUM_DISTRACTORS - len(absent))
+    wrong = [*shown[:num_shown], *absent][:NUM_DISTRACTORS]
+    return [wrong[index] for index in rng.permutation(len(wrong))]

@@ -1,0 +1,193 @@
+"""Augmentations in time (VISTA section 2.1 and 2.2): joined clips, and needles put between the frames of a host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from fractions import Fraction
+
+import numpy as np
+
+from vista_train.augment import placement, questions, wordings
+from vista_train.augment.base import Augment, CannotComposeError, Cast, Params, Role
+from vista_train.types import Evidence, Sample
+from vista_train.video.composition import Box, Clip, Concat, Fit, Span, exact
+from vista_train.video.sampling import View
+
+DISTRACTORS = Role("distractor", count=questions.NUM_DISTRACTORS, relation="caption_only", min_count=0)
+
+
+def joined_role(same_source: bool, seconds: float, gap: float, most: int) -> Role:
+    """The role of clips that are shown one after another."""
+    relation = "same_source_consecutive" if same_source else "any"
+    return Role("clip", most, relation, min_count=2, min_seconds=seconds, max_gap_seconds=gap)  # type: ignore[arg-type]
+
+
+def long_enough(clips: Cast, seconds: float) -> tuple[Clip, ...]:
+    """The first two clips, and as many more as it takes to last longer than `seconds`."""
+    taken: list[Clip] = []
+    for clip in clips["clip"]:
+        if len(taken) >= 2 and sum(part.duration for part in taken) > exact(seconds):
+            break
+        taken.append(clip)
+    return tuple(taken)
+
+
+def join(parts: tuple[Clip, ...], ends: tuple[Fraction, ...], fit: Fit) -> Concat:
+    """The parts, each cut to its share, one after another."""
+    return Concat(tuple(part.subclip(0, end) for part, end in zip(parts, ends, strict=False)), fit=fit)
+
+
+@dataclass(frozen=True)
+class LongVideoCaption(Augment):
+    """Consecutive clips of one source, joined; the answer tells all their captions in order (VISTA 2.1, Table 1 A).
+
+    The paper joins clips at most 5 s apart into videos of over 30 s. With `same_source: false` any clips are joined,
+    and the question says that they are unrelated.
+    """
+
+    same_source: bool = True
+    """Join consecutive clips of one source video; false joins any clips, and says so."""
+    min_seconds: float = 30.0
+    """Clips are added until they last longer than this together, where there are enough."""
+    max_gap_seconds: float = 5.0
+    """The longest gap between consecutive clips of one source."""
+    max_clips: int = 8
+    """The most clips to join."""
+    fit: Fit = "letterbox"
+    """How clips of another shape are put into the first one's."""
+
+    @property
+    def roles(self) -> tuple[Role, ...]:  # type: ignore[override]
+        return (joined_role(self.same_source, self.min_seconds, self.max_gap_seconds, self.max_clips),)
+
+    def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
+        parts = placement.seen_parts(long_enough(clips, self.min_seconds), view, min_parts=2)
+        return {"ends": tuple(part.duration for part in parts), "wording": questions.draw_wording(rng)}
+
+    def apply(self, clips: Cast, params: Params) -> Sample:
+        parts, wording = long_enough(clips, self.min_seconds), params["wording"]
+        video = join(parts, params["ends"], self.fit)
+        question = questions.one_of(wordings.LONG_CAPTION, wording)
+        if not self.same_source:
+            question = f"{questions.one_of(wordings.UNRELATED, wording)} {question}"
+        answer = questions.chronicle([part.caption for part in video.clips()], wording)
+        evidence = tuple(Evidence(span) for span in video.spans())
+        return Sample(video, questions.converse(questions.Asked(question, answer), wording), evidence, self.name)
+
+
+@dataclass(frozen=True)
+class EventRelationship(Augment):
+    """Joined clips as in LongVideoCaption, and a question about their order (VISTA 2.1, Table 1 B)."""
+
+    same_source: bool = True
+    """Join consecutive clips of one source video; false joins any clips, and says so."""
+    min_seconds: float = 30.0
+    """Clips are added until they last longer than this together, where there are enough."""
+    max_gap_seconds: float = 5.0
+    """The longest gap between consecutive clips of one source."""
+    max_clips: int = 8
+    """The most clips to join."""
+    multiple_choice: float = 0.5
+    """Share of questions with options."""
+    fit: Fit = "letterbox"
+    """How clips of another shape are put into the first one's."""
+
+    @property
+    def roles(self) -> tuple[Role, ...]:  # type: ignore[override]
+        return (joined_role(self.same_source, self.min_seconds, self.max_gap_seconds, self.max_clips), DISTRACTORS)
+
+    def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
+        parts = placement.seen_parts(long_enough(clips, self.min_seconds), view, min_parts=2)
+        first = int(rng.integers(len(parts) - 1))
+        ends = tuple(part.duration for part in parts)
+        wording = questions.draw_wording(rng, self.multiple_choice)
+        return {"ends": ends, "pair": (first, first + 1), "after": bool(rng.integers(2)), "wording": wording}
+
+    def apply(self, clips: Cast, params: Params) -> Sample:
+        parts, wording = long_enough(clips, self.min_seconds), params["wording"]
+        video = join(parts, params["ends"], self.fit)
+        known, asked = params["pair"] if params["after"] else reversed(params["pair"])
+        captions = [questions.normal(part.caption) for part in video.clips()]
+        if captions.count(captions[known]) > 1:
+            raise CannotComposeError(f"{self.name}: two events of the video share the caption {captions[known]!r}")
+        texts = wordings.EVENT_AFTER if params["after"] else wordings.EVENT_BEFORE
+        question = questions.one_of(texts, wording).format(event=questions.phrase(parts[known].caption))
+        if not self.same_source:
+            question = f"{questions.one_of(wordings.UNRELATED, wording)} {question}"
+        others = tuple(questions.sentence(p.caption) for i, p in enumerate(video.clips()) if i not in (known, asked))
+        absent = tuple(questions.sentence(clip.caption) for clip in clips.get("distractor", ()))
+        talk = questions.Asked(question, questions.sentence(parts[asked].caption), others, absent)
+        spans = video.spans()
+        evidence = tuple(Evidence(spans[i]) for i in sorted((known, asked)))
+        return Sample(video, questions.converse(talk, wording), evidence, self.name)
+
+
+@dataclass(frozen=True)
+class TemporalNeedle(Augment):
+    """A short clip inserted into a longer one, which goes on behind it (VISTA 2.2, Table 1 C)."""
+
+    roles = (Role("haystack"), Role("needle"), DISTRACTORS)
+    max_needle_seconds: float = 10.0
+    """A longer needle is cut at its end (the paper gives no length)."""
+    multiple_choice: float = 0.5
+    """Share of questions with options."""
+    fit: Fit = "letterbox"
+    """How the needle is put into the haystack's frame."""
+
+    def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
+        host, needle = placement.needle_in(clips, self.max_needle_seconds)
+        host = placement.seen_host(host, needle.duration, view)
+        times = view.times(host.duration + needle.duration, host.frame_measure + needle.frame_measure)
+        start = placement.draw_start(rng, times, needle.duration, host.duration, view.min_visible)
+        wording = questions.draw_wording(rng, self.multiple_choice)
+        return {"host_end": host.duration, "start": start, "wording": wording}
+
+    def apply(self, clips: Cast, params: Params) -> Sample:
+        host, needle = placement.needle_in(clips, self.max_needle_seconds)
+        start, wording = params["start"], params["wording"]
+        video = Concat((host.subclip(0, start), needle, host.subclip(start, params["host_end"])), fit=self.fit)
+        where = questions.one_of(wordings.TEMPORAL_NEEDLE, wording)
+        asked = questions.about(needle, where, wording, (host,), clips.get("distractor", ()))
+        evidence = (
+            Evidence(
+                Span(start, start + needle.duration), placement.inset_box(Box(), video.size, needle.size, self.fit)
+            ),
+        )
+        return Sample(video, questions.converse(asked, wording), evidence, self.name)
+
+
+@dataclass(frozen=True)
+class TwoNeedle(Augment):
+    """A short clip cut in half, both halves inserted in order at two times; a free-form question (VISTA 2.2, D)."""
+
+    roles = (Role("haystack"), Role("needle"))
+    max_needle_seconds: float = 10.0
+    """A longer needle is cut at its end (the paper gives no length)."""
+    fit: Fit = "letterbox"
+    """How the needle is put into the haystack's frame."""
+
+    def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
+        host, needle = placement.needle_in(clips, self.max_needle_seconds)
+        half = needle.duration / 2
+        host = placement.seen_host(host, half, view)
+        duration = host.duration + needle.duration
+        times = view.times(duration, host.frame_measure + needle.frame_measure)
+        starts = placement.draw_two_starts(rng, times, (half, half), duration, view.min_visible)
+        return {"host_end": host.duration, "starts": starts, "wording": questions.draw_wording(rng)}
+
+    def apply(self, clips: Cast, params: Params) -> Sample:
+        host, needle = placement.needle_in(clips, self.max_needle_seconds)
+        (first, second), wording, half = params["starts"], params["wording"], needle.duration / 2
+        cut = second - half
+        parts = (
+            host.subclip(0, first),
+            needle.subclip(0, half),
+            host.subclip(first, cut),
+            needle.subclip(half, needle.duration),
+            host.subclip(cut, params["host_end"]),
+        )
+        video = Concat(parts, fit=self.fit)
+        asked = questions.about(needle, questions.one_of(wordings.TWO_NEEDLE, wording), wording)
+        box = placement.inset_box(Box(), video.size, needle.size, self.fit)
+        evidence = tuple(Evidence(Span(start, start + half), box) for start in (first, second))
+        return Sample(video, questions.converse(asked, wording), evidence, self.name)

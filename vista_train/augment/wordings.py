@@ -1,0 +1,175 @@
+"""The words of the questions, a dozen or more of each kind; written for this project."""
+
+LONG_CAPTION = (
+    "Describe everything that happens in this video, from beginning to end.",
+    "Give a full account of the video in the order in which things happen.",
+    "Write a detailed description that covers the whole video.",
+    "Tell me what this video shows, step by step.",
+    "What goes on in this video? Leave nothing important out.",
+    "Retell the video as a sequence of scenes.",
+    "Summarise each part of the video in turn.",
+    "Walk through the video and say what can be seen at each stage.",
+    "Provide a thorough description of the video, scene after scene.",
+    "Explain what happens over the course of the video.",
+    "Put the contents of this video into words, in chronological order.",
+    "I have not seen this video. Describe all of it to me.",
+)
+
+UNRELATED = (
+    "The parts of this video come from different recordings.",
+    "Several unrelated recordings were joined to make this video.",
+    "This video strings together clips that have nothing to do with one another.",
+    "What follows is a series of separate clips, shown one after another.",
+    "The clips in this video were taken from different places and put end to end.",
+    "This is a compilation: its parts do not belong together.",
+    "Independent clips were placed one behind the other in this video.",
+    "The video is made of clips that were filmed on different occasions.",
+    "Clips without any connection follow one another here.",
+    "This video was assembled from recordings that are not related.",
+    "Each part of this video is a recording of its own.",
+    "The scenes of this video were collected from different sources.",
+)
+
+EVENT_AFTER = (
+    "What happens right after this: {event}?",
+    "Which scene follows the one described as “{event}”?",
+    "“{event}” What comes next in the video?",
+    "Once this part is over, what is shown: {event}?",
+    "Find the moment described by “{event}” and say what follows it.",
+    "After the part in which one sees “{event}”, what can be seen?",
+    "The video shows this at some point: {event}. What does it show next?",
+    "Name the scene that comes directly after “{event}”.",
+    "Look for this scene: {event}. What is the very next scene?",
+    "What does the video turn to when this scene ends: {event}?",
+    "Which event comes immediately behind “{event}” in time?",
+    "“{event}” Describe the scene that succeeds it.",
+)
+
+EVENT_BEFORE = (
+    "What happens right before this: {event}?",
+    "Which scene leads up to the one described as “{event}”?",
+    "“{event}” What was shown just before?",
+    "What can be seen in the part that ends as this one begins: {event}?",
+    "Find the moment described by “{event}” and say what precedes it.",
+    "Ahead of the part in which one sees “{event}”, what is shown?",
+    "The video shows this at some point: {event}. What did it show just before that?",
+    "Name the scene that comes directly before “{event}”.",
+    "Look for this scene: {event}. What is the scene ahead of it?",
+    "From which scene does the video change to this one: {event}?",
+    "Which event comes immediately ahead of “{event}” in time?",
+    "“{event}” Describe the scene that it succeeds.",
+)
+
+TEMPORAL_NEEDLE = (
+    "For a short while, this video cuts away to something else.",
+    "At one point a brief scene interrupts this video.",
+    "One short stretch of this video does not belong to the rest.",
+    "A few moments of another recording were put into this video.",
+    "Somewhere in this video a different clip is shown briefly.",
+    "This video is broken off once by a short, unrelated passage.",
+    "There is a brief interlude in this video that differs from everything around it.",
+    "Most of this video is one recording, but a short part of it is another.",
+    "Look for the passage in which the video suddenly shows something different.",
+    "A short clip was inserted into this video.",
+    "The video leaves its subject for a moment and then comes back to it.",
+    "One interval of this video has other contents than what comes before and after.",
+)
+
+TWO_NEEDLE = (
+    "A short clip was cut in two, and both halves were put into this video at different times.",
+    "Twice this video cuts away, each time to one half of the same short clip.",
+    "Two passages of this video belong together and come from another recording.",
+    "This video is interrupted two times, by the first and then by the second part of another clip.",
+    "At two separate moments, pieces of one foreign clip appear in this video.",
+    "Another clip is hidden in this video in two pieces.",
+    "Find the two moments in which a different recording is shown; they are parts of one clip.",
+    "One short clip was split, and its two parts are spread over this video.",
+    "Two brief interruptions of this video continue one another.",
+    "The video contains both halves of a clip that does not belong to it.",
+    "Another recording shows up twice in this video, the second time where it had left off.",
+    "Put together the two short passages that do not fit the rest of the video.",
+)
+
+SPATIAL_NEEDLE = (
+    "A small picture-in-picture lies somewhere over this video.",
+    "One small area of the frame shows another video.",
+    "Somewhere in the frame there is a small inset with its own contents.",
+    "A little window in this video shows something different from its surroundings.",
+    "Look for the small region of the picture that does not belong to the rest.",
+    "Another, smaller video was pasted over part of this one.",
+    "Within the frame, a small rectangle plays a different clip.",
+    "Part of the picture is covered by a small second video.",
+    "There is an inset in this video; find it.",
+    "A small patch of the picture has nothing to do with the scene behind it.",
+    "Search the whole frame for the small video within the video.",
+    "Over this video runs a second one, much smaller.",
+)
+
+SPATIO_TEMPORAL_NEEDLE = (
+    "For some time, part of the frame shows a different video.",
+    "At one point another clip appears in a region of the picture and then disappears.",
+    "During a limited time, a rectangle within the frame plays something else.",
+    "A second video pops up in one area of this video for a while.",
+    "Find the moment, and the place in the frame, at which other contents are shown.",
+    "An inset is visible during one stretch of this video.",
+    "Watch for a region of the picture that is replaced by another scene for a time.",
+    "Some of this video is covered for a while by a clip that does not belong to it.",
+    "There is a window with different contents that opens and closes during this video.",
+    "For a certain span, one part of the picture departs from the rest.",
+    "A clip was laid over one area of this video, but not for its whole length.",
+    "At some time, somewhere in the frame, a foreign clip can be seen.",
+)
+
+GRID = (
+    "This video is divided into {rows} rows and {columns} columns of small videos. Look at row {row}, column {column}.",
+    "Many clips play side by side here. Find the one in row {row} and column {column}, counted from the top left.",
+    "In this {rows} by {columns} grid of clips, consider the cell in row {row}, column {column}.",
+    "Consider the clip at row {row}, column {column} of the grid; rows count from the top, columns from the left.",
+    "The frame is a grid of clips. Go to the {row_th} row from the top and the {column_th} column from the left.",
+    "Counting from 1 at the top left, look at the cell in column {column} of row {row}.",
+    "Pick out the clip that lies in the {column_th} column of the {row_th} row.",
+    "Of the {cells} clips shown at once, look at the one in row {row}, column {column}.",
+    "Look only at the cell where the {row_th} row meets the {column_th} column.",
+    "The picture is split into {cells} cells. Turn to row {row}, column {column}, with row 1 at the top.",
+    "Among the clips arranged in {rows} rows and {columns} columns, find the {row_th} row, {column_th} column.",
+    "Concentrate on one cell of this grid of videos: row {row}, column {column}.",
+)
+
+ASK_CONTENT = (
+    "What is shown there?",
+    "What can be seen there?",
+    "Describe what it shows.",
+    "Say what happens there.",
+    "What are its contents?",
+    "What does one see there?",
+    "Tell me what it shows.",
+    "Briefly describe it.",
+    "What is going on there?",
+    "What is the subject of it?",
+    "Put into words what is seen there.",
+    "Give a short description of it.",
+)
+
+PLAIN = (
+    "What does this video show?",
+    "Describe this video.",
+    "What is happening in this clip?",
+    "Say in a sentence what can be seen here.",
+    "Give a short description of this video.",
+    "What is this clip about?",
+    "Tell me what you see in the video.",
+    "Put the contents of this clip into words.",
+    "What can be seen in this video?",
+    "Briefly, what goes on in this clip?",
+    "Write a caption for this video.",
+    "What is the scene in this video?",
+)
+
+CHOOSE = (
+    "Answer with the letter of the right option.",
+    "Which of the options is right? Give its letter only.",
+    "Choose one option and reply with its letter.",
+    "Reply with A, B, C or D.",
+)
+
+THEN = ("Then", "After that", "Next", "Afterwards", "Following this", "Subsequently")

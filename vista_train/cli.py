@@ -1,0 +1,41 @@
+"""`vista-train`: the small commands beside training."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+
+from vista_train.config import schema
+from vista_train.data.sources import check
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Exit code 2 and one sentence for what the user can mend."""
+    parser = argparse.ArgumentParser(prog="vista-train", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("schema", help="print the JSON schema of a recipe")
+    checking = commands.add_parser("check", help="validate a manifest and probe every file it names")
+    checking.add_argument("manifest", help="a JSONL manifest")
+    checking.add_argument("--root", default=".", help="the folder its paths are relative to")
+    checking.add_argument(
+        "--cache", help="where indexes are kept (default: $VISTA_TRAIN_CACHE or ~/.cache/vista_train)"
+    )
+    arguments = parser.parse_args(argv)
+    if arguments.command == "schema":
+        print(json.dumps(schema(), indent=2))
+        return 0
+    try:
+        source = check(arguments.manifest, arguments.root, arguments.cache)
+    except ValueError as error:
+        print(f"vista_train: {error}", file=sys.stderr)
+        return 2
+    for key, reason in source.unusable:
+        print(f"left out: {key}: {reason}")
+    print(f"{len(source)} clips can be used, {len(source.unusable)} cannot")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

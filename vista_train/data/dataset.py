@@ -1,0 +1,308 @@
+"""VistaDataset: position -> Sample -> Encoded. The position decides everything; a lost sample is replaced whole."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from vista_train.augment import Augment, CannotComposeError, Role, check_seen
+from vista_train.augment.questions import normal
+from vista_train.data.draws import draw_rng, permuted
+from vista_train.data.sources import ClipSource
+from vista_train.types import Encoded, Failure, Plan, Sample
+from vista_train.video.composition import Clip
+from vista_train.video.decode import MediaError
+from vista_train.video.render import render
+from vista_train.video.sampling import View
+
+NUM_ATTEMPTS = 8
+"""Samples a position may try before its slot stays empty."""
+NUM_TRIES = 16
+"""Casts an attempt may try until one can be composed and seen."""
+DRAWS_PER_TRY = 1 << 10
+"""Draw numbers set aside for one cast: the source, its clip, a number for each other role, the parameters."""
+NUM_REDRAWS = 64
+"""Draws of a role's clip until it is neither the anchor's file nor its caption again."""
+NO_PLAN = Plan(times=(), tokens=0, patches=0, labels=0, cost=0.0)
+
+
+class Encoder(Protocol):
+    """What the dataset needs of a family's codec (models/base.py, Codec)."""
+
+    view: View
+
+    def plan(self, sample: Sample) -> Plan: ...
+
+    def encode(self, sample: Sample, plan: Plan, frames_TCHW: torch.Tensor, position: int = 0) -> Encoded: ...
+
+
+@dataclass(frozen=True)
+class Ingredient:
+    """One augmentation of the mix, how often it is drawn, and which sources each of its roles draws from."""
+
+    augment: Augment
+    weight: float = 1.0
+    sources: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+    def names(self, role: Role, every: Sequence[str]) -> tuple[str, ...]:
+        """The sources of a role: its own, or all; distractors come from where the needle comes from."""
+        if role.name in self.sources:
+            return tuple(self.sources[role.name])
+        if role.name == "distractor":
+            return tuple(self.sources.get("needle", self.sources.get(self.augment.roles[0].name, tuple(every))))
+        return tuple(every)
+
+
+@dataclass(frozen=True)
+class Composed:
+    """A sample, and its exact plan."""
+
+    sample: Sample
+    plan: Plan
+
+
+class VistaDataset(Dataset):
+    """Composed training samples by position, 0 to infinity; `len` is the number of positions in an epoch.
+
+    Args:
+        sources: clips by the name of their manifest.
+        weights: how often each source is drawn for an augmentation's first role; missing ones count 1.
+        mix: the augmentations. One whose roles cannot be filled from its sources is a `ValueError` here.
+        codec: a family's codec (or anything with its `view`, `plan` and `encode`).
+        root: the folder that clips' paths are relative to.
+        epoch_samples: positions in an epoch; default, the number of clips.
+        reader: which decoder to use (vista_train.video.decode).
+        known_failures: attempts that are taken as lost without trying, to replay a run.
+    """
+
+    def __init__(
+        self,
+        sources: Mapping[str, ClipSource],
+        mix: Sequence[Ingredient],
+        codec: Encoder,
+        root: str | Path,
+        weights: Mapping[str, float] | None = None,
+        seed: int = 0,
+        epoch_samples: int | None = None,
+        reader: str = "auto",
+        known_failures: Iterable[Failure] = (),
+    ) -> None:
+        self.sources = dict(sources)
+        self.mix = tuple(ingredient for ingredient in mix if ingredient.weight > 0)
+        self.codec = codec
+        self.root = Path(root)
+        self.weights = {name: float((weights or {}).get(name, 1.0)) for name in self.sources}
+        self.seed = seed
+        self.epoch_samples = epoch_samples or sum(len(source) for source in self.sources.values())
+        self.reader = reader
+        self.known_failures = {(failure.position, failure.attempt): failure for failure in known_failures}
+        self._check()
+
+    def __len__(self) -> int:
+        return self.epoch_samples
+
+    def __getitem__(self, position: int) -> Encoded:
+        """The encoded sample at a position, or its replacement; one without tokens if every attempt was lost.
+
+        A replacement is a whole other sample (pixels and words) that plans at no more tokens and patches, so that
+        the row it sits in keeps to its budget.
+        """
+        failures: list[Failure] = []
+        budget: Plan | None = None
+        for attempt in range(NUM_ATTEMPTS):
+            composed = self._compose(position, attempt, failures)
+            if composed is None:
+                continue
+            budget = budget or composed.plan
+            if composed.plan.tokens > budget.tokens or composed.plan.patches > budget.patches:
+                continue
+            if (position, attempt) in self.known_failures:
+                failures.append(self.known_failures[position, attempt])
+                continue
+            try:
+                return self._encode(composed, position, attempt, tuple(failures))
+            except MediaError as error:
+                failures.append(Failure(position, attempt, error.path, f"{type(error).__name__}: {error.reason}"))
+        return _lost(position, tuple(failures))
+
+    def sample(self, position: int, attempt: int | None = None) -> Sample:
+        """The sample planned for a position, without pixels; `attempt` asks for a replacement of it instead."""
+        if attempt is None:
+            return self.planned(position).sample
+        return self._compose_or_raise(position, attempt).sample
+
+    def planned(self, position: int) -> Composed:
+        """The first attempt at a position that can be composed; `CannotComposeError` when none can."""
+        failures: list[Failure] = []
+        for attempt in range(NUM_ATTEMPTS):
+            composed = self._compose(position, attempt, failures)
+            if composed is not None:
+                return composed
+        raise CannotComposeError(f"position {position}: {failures[-1].reason}")
+
+    def plan(self, position: int) -> Plan:
+        """What a position will cost at most, from metadata alone; nothing if it cannot be composed."""
+        try:
+            return self.planned(position).plan
+        except CannotComposeError:
+            return NO_PLAN
+
+    def digest(self) -> str:
+        """A hash of everything that decides which sample a position is."""
+        facts = {
+            "seed": self.seed,
+            "epoch_samples": self.epoch_samples,
+            "sources": {name: [self.weights[name], source.digest] for name, source in self.sources.items()},
+            "mix": [
+                [item.augment.name, item.weight, asdict(item.augment), {k: list(v) for k, v in item.sources.items()}]
+                for item in self.mix
+            ],
+            "codec": repr(self.codec),
+        }
+        return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
+
+    def _encode(self, composed: Composed, position: int, attempt: int, failures: tuple[Failure, ...]) -> Encoded:
+        sample, plan, view = composed.sample, composed.plan, self.codec.view
+        frames_TCHW = render(sample.video, plan.times, (view.width, view.height), view.fit, self.root, self.reader)
+        encoded = self.codec.encode(sample, plan, frames_TCHW, position)
+        return Encoded(
+            position, encoded.kind, encoded.input_ids, encoded.labels, encoded.frames_TCHW, attempt, failures
+        )
+
+    def _compose(self, position: int, attempt: int, failures: list[Failure]) -> Composed | None:
+        try:
+            return self._compose_or_raise(position, attempt)
+        except CannotComposeError as error:
+            failures.append(Failure(position, attempt, "", str(error)))
+            return None
+
+    def _compose_or_raise(self, position: int, attempt: int) -> Composed:
+        epoch, index = divmod(position, self.epoch_samples)
+        pick = draw_rng(self.seed, epoch, index, 0, attempt)
+        ingredient = self.mix[_weighted(pick, [item.weight for item in self.mix])]
+        reason = ""
+        for number in range(NUM_TRIES):
+            try:
+                return self._try(ingredient, epoch, index, attempt, number)
+            except CannotComposeError as error:
+                reason = str(error)
+        raise CannotComposeError(f"{ingredient.augment.name}: none of {NUM_TRIES} casts can be composed; {reason}")
+
+    def _try(self, ingredient: Ingredient, epoch: int, index: int, attempt: int, number: int) -> Composed:
+        """Compose one cast. Draws count on from `number`: source and clip of the anchor, other roles, parameters."""
+
+        def rng(draw: int) -> np.random.Generator:
+            return draw_rng(self.seed, epoch, index, 1 + number * DRAWS_PER_TRY + draw, attempt)
+
+        augment, roles = ingredient.augment, ingredient.augment.roles
+        names = ingredient.names(roles[0], tuple(self.sources))
+        name = names[_weighted(rng(0), [self.weights[name] for name in names])]
+        source = self.sources[name]
+        cycle, place = divmod(index, len(source))
+        key = draw_rng(self.seed, epoch, cycle, 2 + number * DRAWS_PER_TRY, attempt)
+        row = permuted(place, len(source), key)
+        anchor = source[row]
+        cast: dict[str, tuple[Clip, ...]] = {roles[0].name: self._anchored(ingredient, source, row, rng(2))}
+        for order, role in enumerate(roles[1:]):
+            pool = ingredient.names(role, tuple(self.sources))
+            cast[role.name] = self._others(role, role.count, pool, anchor, rng(3 + order))
+        sample = augment(rng(DRAWS_PER_TRY - 2), cast, self.codec.view)
+        try:
+            plan = self.codec.plan(sample)
+        except ValueError as error:
+            raise CannotComposeError(f"{augment.name}: {error}") from error
+        check_seen(sample, self.codec.view, plan.times)
+        return Composed(sample, plan)
+
+    def _anchored(
+        self, ingredient: Ingredient, source: ClipSource, row: int, rng: np.random.Generator
+    ) -> tuple[Clip, ...]:
+        """The clips of the first role: the anchor, and those that belong with it."""
+        role, anchor = ingredient.augment.roles[0], source[row]
+        if role.relation == "same_source_consecutive":
+            return _window(role, source, row)
+        pool = ingredient.names(role, tuple(self.sources))
+        return (anchor, *self._others(role, role.count - 1, pool, anchor, rng))
+
+    def _others(
+        self, role: Role, count: int, names: Sequence[str], anchor: Clip, rng: np.random.Generator
+    ) -> tuple[Clip, ...]:
+        """Clips drawn uniformly, with replacement, never the anchor's file nor its caption."""
+        sizes = np.cumsum([len(self.sources[name]) for name in names])
+        clips: list[Clip] = []
+        for _ in range(count):
+            for _ in range(NUM_REDRAWS):
+                number = int(rng.integers(sizes[-1]))
+                at = int(np.searchsorted(sizes, number, side="right"))
+                clip = self.sources[names[at]][number - int(sizes[at] - len(self.sources[names[at]]))]
+                if clip.path != anchor.path and normal(clip.caption) != normal(anchor.caption):
+                    clips.append(clip)
+                    break
+            else:
+                raise CannotComposeError(f"no clip beside {anchor.path} can play {role.name!r}")
+        return tuple(clips)
+
+    def _check(self) -> None:
+        """Every augmentation of the mix can be made at least once, or `ValueError` names it, its roles and why."""
+        if not self.mix:
+            raise ValueError("augment: no augmentation has a weight above 0")
+        for ingredient in self.mix:
+            for role in ingredient.augment.roles:
+                unknown = sorted(set(ingredient.names(role, tuple(self.sources))) - set(self.sources))
+                if unknown:
+                    known = ", ".join(self.sources)
+                    raise ValueError(
+                        f"augment.{ingredient.augment.name}.sources.{role.name}: no manifest is named "
+                        f"{unknown[0]!r}; known: {known}"
+                    )
+            self._check_can_compose(ingredient)
+
+    def _check_can_compose(self, ingredient: Ingredient) -> None:
+        reason = ""
+        for index in range(min(self.epoch_samples, 64)):
+            for number in range(NUM_TRIES // 4):
+                try:
+                    self._try(ingredient, 0, index, 0, number)
+                except CannotComposeError as error:
+                    reason = str(error)
+                else:
+                    return
+        filled = {role.name: list(ingredient.names(role, tuple(self.sources))) for role in ingredient.augment.roles}
+        roles = ", ".join(f"{role} from {'+'.join(names)}" for role, names in filled.items())
+        raise ValueError(f"augment.{ingredient.augment.name}: no sample can be made ({roles}): {reason}")
+
+
+def _weighted(rng: np.random.Generator, weights: Sequence[float]) -> int:
+    edges = np.cumsum(weights)
+    return int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
+
+
+def _window(role: Role, source: ClipSource, row: int) -> tuple[Clip, ...]:
+    """Consecutive clips around a row, in order: onwards from it until they last long enough, then from before it."""
+    run = list(source.run(row, role.max_gap_seconds))
+    first = last = run.index(row)
+    seconds = source[row].duration
+    while last - first + 1 < role.count and (last - first + 1 < role.min_count or seconds <= role.min_seconds):
+        if last + 1 < len(run):
+            last += 1
+            seconds += source[run[last]].duration
+        elif first > 0:
+            first -= 1
+            seconds += source[run[first]].duration
+        else:
+            break
+    return tuple(source[number] for number in run[first : last + 1])
+
+
+def _lost(position: int, failures: tuple[Failure, ...]) -> Encoded:
+    """A slot that stays empty: no tokens, no targets, only what went wrong."""
+    empty = torch.zeros(0, dtype=torch.int64)
+    return Encoded(position, "lost", empty, empty, torch.zeros((0, 3, 0, 0), dtype=torch.uint8), 0, failures)

@@ -1,0 +1,63 @@
+"""`accelerate launch -m vista_train.train recipe.yaml [key=value ...]`: train what a recipe says."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vista_train.config import Recipe, load_recipe
+from vista_train.training import checkpoint
+from vista_train.training.loop import RunStoppedError, Trainer, known_failures, make_accelerator, shut_down
+from vista_train.video.decode import MediaError
+
+
+def train(recipe: Recipe) -> Trainer:
+    """Train to the end, from the newest finished checkpoint in the recipe's output if there is one."""
+    accelerator = make_accelerator()
+    output = Path(recipe.output)
+    done = checkpoint.published(output)
+    newest = done[-1] if done else None
+    family = recipe.make_family(str(newest) if newest else None)
+    with accelerator.main_process_first():
+        dataset = recipe.make_dataset(family.codec, known_failures(output, newest))
+    trainer = Trainer(
+        family,
+        dataset,
+        output,
+        recipe.make_loop(),
+        recipe.make_optimizer(),
+        accelerator,
+        resume_from=newest,
+        recipe_text=recipe.to_yaml(),
+        unusable=[entry for source in dataset.sources.values() for entry in source.unusable],
+    )
+    trainer.train()
+    return trainer
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Exit code 2 and one sentence for what the user can mend."""
+    parser = argparse.ArgumentParser(prog="vista_train.train", description=__doc__)
+    parser.add_argument("recipe", help="a YAML recipe")
+    parser.add_argument(
+        "overrides", nargs="*", metavar="key=value", help="recipe keys to change, such as train.steps=9"
+    )
+    arguments = parser.parse_args(argv)
+    try:
+        trainer = train(load_recipe(arguments.recipe, arguments.overrides))
+    except (ValueError, RunStoppedError, MediaError) as error:
+        if os.environ.get("RANK", "0") == "0":
+            print(f"vista_train: {error}", file=sys.stderr, flush=True)
+        return 2
+    if trainer.is_main:
+        newest = checkpoint.published(trainer.output)[-1]
+        print(f"checkpoint {newest}; log {trainer.output / 'log.jsonl'}", flush=True)
+    shut_down()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

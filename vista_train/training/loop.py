@@ -1,0 +1,430 @@
+"""The loop in plain sight: a step's rows, one exact loss over all of them, one update, a line in the log."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from tqdm import tqdm
+
+from vista_train.data import ledger
+from vista_train.data.dataset import VistaDataset
+from vista_train.data.rows import RowBudget, RowPlan, RowPlanner, row_loader
+from vista_train.models.base import Family
+from vista_train.training import checkpoint
+from vista_train.training.loss import summed_cross_entropy
+from vista_train.training.meters import StepMeters, Stopwatch
+from vista_train.training.optimizer import OptimizerSettings, adamw, rate_share, set_rates, trainable_groups
+from vista_train.types import Failure, Row
+
+MIN_SAMPLES_JUDGED = 100
+"""The share of lost samples is taken of at least so many, so that one early loss does not stop a run."""
+
+
+class RunStoppedError(RuntimeError):
+    """The run cannot go on as it is; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long to train, how large rows are, and when to save."""
+
+    steps: int | None = None
+    """Optimizer steps; default, as many as `epochs` take."""
+    epochs: float = 1.0
+    """Passes over `epoch_samples`, if `steps` is not given."""
+    budget: RowBudget = RowBudget()
+    """How many samples a step has, and how large a row may be."""
+    workers: int = 2
+    """Data worker processes per rank; 0 decodes in the training process."""
+    prefetch_rows: int = 2
+    """Rows each worker makes ahead."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    save_every: int = 200
+    """Steps between checkpoints; the last step always saves."""
+    keep: int = 2
+    """Finished checkpoints to keep, at least two."""
+    max_failed_share: float = 0.05
+    """The run stops when more than this share of the samples (of at least 100) was lost and replaced."""
+    expected_world: int | None = None
+    """Number of processes the run must have; a launcher can start one where two were asked for."""
+    allow_plan_change: bool = False
+    """Resume although the data or the recipe fields that decide the samples have changed."""
+    wandb: str | None = None
+    """A Weights & Biases project to log to, beside log.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in ("save_every", "prefetch_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.workers < 0:
+            raise ValueError(f"train.workers is {self.workers}; it must be 0 or more")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"train.steps is {self.steps}; it must be at least 1")
+        if not 0 <= self.max_failed_share <= 1:
+            raise ValueError(f"train.max_failed_share is {self.max_failed_share}; it must lie in 0..1")
+
+    def num_steps(self, epoch_samples: int) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps or max(1, int(self.epochs * epoch_samples / self.budget.batch_samples))
+
+
+class StepModule(nn.Module):
+    """The model as the engine wraps it: a packed row in, its summed cross entropy out."""
+
+    def __init__(self, family: Family, model: nn.Module) -> None:
+        super().__init__()
+        self.family = family
+        self.model = model
+
+    def forward(self, row: Row) -> torch.Tensor:
+        hidden_LD = self.family.hidden_states(self.model, row)
+        return summed_cross_entropy(hidden_LD, row.labels_1L[0], self.family.head(self.model))
+
+
+def averaging_factor(accelerator: Accelerator) -> float:
+    """What a loss must be multiplied by to undo the engine's averaging of gradients over ranks."""
+    return float(accelerator.num_processes)
+
+
+class Trainer:
+    """Trains a family on a dataset; `train()` runs it whole, `step(rows)` is one exact optimizer step.
+
+    The result of a step does not depend on how its samples are cut into rows and spread over ranks (at dropout 0).
+    """
+
+    def __init__(
+        self,
+        family: Family,
+        dataset: VistaDataset | None = None,
+        output: str | Path = "out/run",
+        loop: LoopSettings | None = None,
+        optimizer: OptimizerSettings | None = None,
+        accelerator: Accelerator | None = None,
+        resume_from: Path | None = None,
+        recipe_text: str = "",
+        unusable: Sequence[tuple[str, str]] = (),
+    ) -> None:
+        self.family, self.dataset, self.output = family, dataset, Path(output)
+        self.loop, self.settings = loop or LoopSettings(), optimizer or OptimizerSettings()
+        self.accelerator = accelerator or make_accelerator()
+        self.recipe_text, self.unusable = recipe_text, tuple(unusable)
+        self._check_world()
+        self.model = family.load(self.accelerator.device.type)
+        if self.loop.gradient_checkpointing:
+            self.model.gradient_checkpointing_enable()
+        self.model.train()
+        groups = trainable_groups(family.parts(self.model), self.settings)
+        self.model.to(self.accelerator.device)
+        self.trainable = [parameter for group in groups for parameter in group["params"]]
+        self.module, self.optimizer = self.accelerator.prepare(
+            StepModule(family, self.model), adamw(groups, self.settings)
+        )
+        self.num_steps = self.loop.num_steps(len(dataset)) if dataset is not None else self.loop.steps or 1
+        self.step_number = 0
+        self.failures: list[Failure] = []
+        self.num_failed = 0
+        if resume_from is not None:
+            self._resume(resume_from)
+
+    @property
+    def is_main(self) -> bool:
+        return self.accelerator.is_main_process
+
+    def step(self, rows: Sequence[Row], num_failed: int = 0) -> dict[str, float]:
+        """One optimizer step over this rank's rows: sum of losses / labels of the whole step, all ranks.
+
+        Every rank must bring the same number of rows. Returns loss, grad_norm, lr and the step's totals over ranks.
+        """
+        counts = self._summed(
+            [sum(row.num_labels for row in rows), sum(row.num_tokens for row in rows),
+             sum(len(row.frames_TCHW) for row in rows), num_failed]
+        )  # fmt: skip
+        labels = int(counts[0])
+        share = rate_share(self.step_number, self.num_steps, self.settings)
+        set_rates(self.optimizer, share)
+        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
+        for micro, row in enumerate(rows):
+            with self._boundary(is_last=micro == len(rows) - 1):
+                loss_sum = self.module(row.to(self.accelerator.device, non_blocking=True))
+                self.accelerator.backward(loss_sum * (averaging_factor(self.accelerator) / max(1, labels)))
+                total += loss_sum.detach().double()
+        grad_norm = self.accelerator.clip_grad_norm_(self.trainable, self.settings.clip_norm)
+        if labels:
+            self.optimizer.step()
+        self.optimizer.zero_grad()
+        loss = self._summed([total.item()])[0] / max(1, labels)
+        self.step_number += 1
+        return {
+            "loss": loss,
+            "grad_norm": float(grad_norm),
+            "lr": self.settings.lr * share,
+            "labels": labels,
+            "tokens": int(counts[1]),
+            "frames": int(counts[2]),
+            "failed": int(counts[3]),
+        }
+
+    @torch.no_grad()
+    def evaluate(self, rows: Sequence[Row]) -> float:
+        """Mean cross entropy over the label positions of this rank's rows and every other rank's; nothing changes."""
+        self.model.eval()
+        device = self.accelerator.device
+        total = sum(float(self.module(row.to(device))) for row in rows)
+        self.model.train()
+        loss, labels = self._summed([total, sum(row.num_labels for row in rows)])
+        return loss / max(1.0, labels)
+
+    def train(self) -> None:
+        """Run from `step_number` to the end: load, step, log, save."""
+        assert self.dataset is not None, "Trainer.train needs a dataset"
+        self.output.mkdir(parents=True, exist_ok=True)
+        # Every rank has read the ledger by now (known_failures); the first one may cut it back.
+        self.accelerator.wait_for_everyone()
+        planner = self._planner(self.step_number)
+        if self.is_main:
+            print(self.banner(planner), file=sys.stderr, flush=True)
+            self._rewind()
+        run = self._wandb()
+        watch = Stopwatch()
+        bar = tqdm(total=self.num_steps, initial=self.step_number, disable=not self.is_main, unit="step", smoothing=0.1)
+        for plans, rows in self._steps(planner, watch):
+            meters, failures = self._measured_step(plans, rows, watch)
+            self._record(meters, failures, bar, run)
+            self._stop_if_too_many_failed(meters.step)
+            if self.step_number % self.loop.save_every == 0 or self.step_number == self.num_steps:
+                self.save()
+                watch.lap()
+        bar.close()
+        if run is not None:
+            run.finish()
+
+    def save(self) -> Path:
+        """Write a checkpoint of the current step; every rank calls this."""
+        assert self.dataset is not None, "Trainer.save needs a dataset, whose plan the state names"
+        folder = checkpoint.folder_of(self.output, self.step_number)
+        state = checkpoint.RunState(
+            next_position=self.step_number * self.loop.budget.batch_samples,
+            step=self.step_number,
+            world_size=self.accelerator.num_processes,
+            batch_samples=self.loop.budget.batch_samples,
+            plan_digest=self.dataset.digest(),
+            failures=tuple(self.failures),
+        )
+        checkpoint.write(
+            folder,
+            state,
+            self._save_model,
+            self.optimizer,
+            self.accelerator.process_index,
+            self.accelerator.wait_for_everyone,
+            self.loop.keep,
+        )
+        return folder
+
+    def banner(self, planner: RowPlanner) -> str:
+        """One look at what is about to run: world, model, rows and tokens of the next step, data."""
+        assert self.dataset is not None
+        rows = planner.rows(self.step_number) if self.step_number < self.num_steps else []
+        accelerator, first = self.accelerator, rows[0] if rows else None
+        parts = {part: sum(p.numel() for _, p in named) for part, named in self.family.parts(self.model).items()}
+        sizes = ", ".join(
+            f"{part} {count / 1e6:.2f} M{'' if self.settings.rate(part) else ' (frozen)'}"
+            for part, count in parts.items()
+        )
+        mix = ", ".join(f"{item.augment.name} {item.weight:g}" for item in self.dataset.mix)
+        clips = sum(len(source) for source in self.dataset.sources.values())
+        attention = getattr(self.model.config, "_attn_implementation", "unknown")
+        lines = [
+            f"processes  {accelerator.num_processes} on {accelerator.device.type}, {accelerator.mixed_precision}",
+            f"model      {self.family.name}: {sizes}; attention {attention}",
+            f"data       {clips} clips, {len(self.unusable)} left out; {len(self.dataset)} samples an epoch; {mix}",
+            f"steps      {self.step_number} done of {self.num_steps}, {self.loop.budget.batch_samples} samples each",
+        ]
+        if first is not None:
+            lines.append(
+                f"next step  {len(rows)} x {accelerator.num_processes} rows, {first.step_tokens} tokens, "
+                f"step efficiency {first.efficiency:.3f}"
+            )
+        return "\n".join(lines)
+
+    def _steps(self, planner: RowPlanner, watch: Stopwatch) -> Iterator[tuple[list[RowPlan], list[Row]]]:
+        """Each step's rows, once all of them are decoded: only then is it known what was lost."""
+        pin = self.accelerator.device.type == "cuda"
+        loader = iter(row_loader(planner, self.loop.workers, self.loop.prefetch_rows, pin))
+        for _ in range(planner.first_step, planner.last_step):
+            since = time.perf_counter()
+            got = [next(loader)]
+            got += [next(loader) for _ in range(got[0][0].num_micro - 1)]
+            watch.got_data(since)
+            yield [plan for plan, _ in got], [row for _, row in got]
+
+    def _measured_step(
+        self, plans: Sequence[RowPlan], rows: Sequence[Row], watch: Stopwatch
+    ) -> tuple[StepMeters, list[Failure]]:
+        failures = self._gathered([failure for row in rows for failure in row.failures])
+        local = len({failure.position for row in rows for failure in row.failures})
+        result = self.step(rows, local)
+        seconds, waited = watch.lap()
+        slowest = max(self._gathered([waited]))
+        meters = StepMeters(
+            step=self.step_number,
+            loss=result["loss"],
+            grad_norm=result["grad_norm"],
+            lr=result["lr"],
+            seconds=seconds,
+            data_wait=min(1.0, slowest / seconds),
+            tokens=int(result["tokens"]),
+            labels=int(result["labels"]),
+            frames=int(result["frames"]),
+            rows=len(rows),
+            step_efficiency=plans[0].efficiency,
+            samples=self.loop.budget.batch_samples,
+            failed=int(result["failed"]),
+        )
+        return meters, failures
+
+    def _record(self, meters: StepMeters, failures: Sequence[Failure], bar: tqdm, run: Any) -> None:
+        """Enter what was lost and what was measured, now that the step is complete."""
+        self.failures += failures
+        self.num_failed += meters.failed
+        if not self.is_main:
+            return
+        ledger.append(self.output / "ledger.jsonl", failures)
+        line = {**dataclasses.asdict(meters), "tokens_per_second": meters.tokens_per_second}
+        with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        bar.update(1)
+        bar.set_postfix_str(
+            f"loss {meters.loss:.4f}, {meters.tokens_per_second:.0f} tokens/s, data wait {meters.data_wait:.0%}, "
+            f"efficiency {meters.step_efficiency:.2f}, lost {self.num_failed}"
+        )
+        if run is not None:
+            run.log(line, step=meters.step)
+
+    def _stop_if_too_many_failed(self, step: int) -> None:
+        seen = max(MIN_SAMPLES_JUDGED, step * self.loop.budget.batch_samples)
+        if self.num_failed > self.loop.max_failed_share * seen:
+            raise RunStoppedError(
+                f"{self.num_failed} of {step * self.loop.budget.batch_samples} samples were lost, more than "
+                f"train.max_failed_share {self.loop.max_failed_share:g} allows; {self.output / 'ledger.jsonl'} names "
+                f"each file and reason"
+            )
+
+    def _planner(self, first_step: int) -> RowPlanner:
+        assert self.dataset is not None
+        accelerator = self.accelerator
+        return RowPlanner(
+            self.dataset,
+            self.loop.budget,
+            first_step,
+            self.num_steps,
+            accelerator.process_index,
+            accelerator.num_processes,
+        )
+
+    def _boundary(self, is_last: bool) -> contextlib.AbstractContextManager:
+        """Gradients are exchanged in the last micro-step only."""
+        return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.module)
+
+    def _summed(self, values: Sequence[float]) -> list[float]:
+        """Each value summed over ranks, in float64: exact for counts."""
+        local = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
+        return self.accelerator.reduce(local, "sum").tolist()
+
+    def _gathered(self, values: list[Any]) -> list[Any]:
+        """All ranks' lists, joined in rank order."""
+        if self.accelerator.num_processes == 1:
+            return values
+        joined: list[Any] = [None] * self.accelerator.num_processes
+        torch.distributed.all_gather_object(joined, values)
+        return [value for part in joined for value in part]
+
+    def _save_model(self, folder: Path) -> None:
+        self.family.save(self.model, folder)
+        if self.recipe_text:
+            (folder / "recipe.yaml").write_text(self.recipe_text, encoding="utf-8")
+
+    def _resume(self, folder: Path) -> None:
+        """Take up a run where a checkpoint left it; the family has loaded its weights already."""
+        assert self.dataset is not None, "resuming needs a dataset, whose plan is compared"
+        state = checkpoint.read_state(folder)
+        if state.batch_samples != self.loop.budget.batch_samples:
+            raise ValueError(
+                f"train.batch_samples is {self.loop.budget.batch_samples}, {folder} was trained with "
+                f"{state.batch_samples}; it decides what a step is and cannot change within a run"
+            )
+        if state.plan_digest != self.dataset.digest() and not self.loop.allow_plan_change:
+            raise ValueError(
+                f"the data, or the recipe fields that decide the samples, are not those of {folder}; "
+                f"choose another output, or set train.allow_plan_change=true to go on with other samples"
+            )
+        checkpoint.restore(folder, self.optimizer, self.accelerator.process_index, self.accelerator.num_processes)
+        self.step_number = state.step
+        self.failures = list(state.failures)
+        self.num_failed = len({failure.position for failure in state.failures})
+
+    def _rewind(self) -> None:
+        """Cut log and ledger back to the step the run starts from, and note clips that were left out."""
+        ledger.rewind(self.output / "ledger.jsonl", self.step_number * self.loop.budget.batch_samples)
+        noted = {(failure.key, failure.reason) for failure in ledger.read(self.output / "ledger.jsonl")}
+        fresh = [entry for entry in self.unusable if entry not in noted]
+        ledger.append(
+            self.output / "ledger.jsonl", [Failure(ledger.NO_POSITION, 0, key, reason) for key, reason in fresh]
+        )
+        log = self.output / "log.jsonl"
+        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
+        log.write_text("".join(kept for kept in lines if _step_of(kept) <= self.step_number), encoding="utf-8")
+
+    def _check_world(self) -> None:
+        expected, found = self.loop.expected_world, self.accelerator.num_processes
+        if expected is not None and expected != found:
+            raise ValueError(
+                f"train.expected_world is {expected}, but {found} process{'es' * (found > 1)} run; on a CPU, "
+                f"`accelerate launch` starts several only with ACCELERATE_USE_CPU=1 and --multi_gpu (see README)"
+            )
+
+    def _wandb(self) -> Any:
+        if self.loop.wandb is None or not self.is_main:
+            return None
+        import wandb
+
+        return wandb.init(project=self.loop.wandb, dir=str(self.output))
+
+
+def make_accelerator() -> Accelerator:
+    """An Accelerator in bf16 where there is a GPU that can, else in fp32; rows are moved by us, not dispatched."""
+    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    return Accelerator(mixed_precision="bf16" if half else "no")
+
+
+def known_failures(output: Path, folder: Path | None) -> list[Failure]:
+    """What a run resumed from `folder` must take as lost again: the ledger's attempts from its position on."""
+    if folder is None:
+        return []
+    start = checkpoint.read_state(folder).next_position
+    return [failure for failure in ledger.read(output / "ledger.jsonl") if failure.position >= start]
+
+
+def _step_of(line: str) -> float:
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
+
+
+def shut_down() -> None:
+    """Leave the process group, where there is one, so that no rank's exit is taken for a failure."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()

@@ -1,0 +1,103 @@
+"""What trains and how fast: parameters frozen or grouped by part, and the learning rate as a function of the step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+@dataclass(frozen=True)
+class OptimizerSettings:
+    """AdamW, with a learning rate for each part, linear warm-up and cosine decay."""
+
+    lr: float = 1e-4
+    """Peak learning rate of every part that does not set its own."""
+    vision: bool | float = True
+    """Train the vision tower: true at `lr`, a number at that rate, false to freeze it."""
+    projector: bool | float = True
+    """Train the projector: true, a rate of its own, or false."""
+    language: bool | float = True
+    """Train the language model: true, a rate of its own, or false."""
+    betas: tuple[float, float] = (0.9, 0.999)
+    """Decay of the first and second moment."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay of matrices; biases and norms have none."""
+    warmup_share: float = 0.03
+    """Share of the steps over which the learning rate rises from 0 (VISTA: 0.03)."""
+    final_share: float = 0.0
+    """Share of the peak learning rate that the cosine ends at."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this norm where theirs is larger."""
+
+    def __post_init__(self) -> None:
+        if self.clip_norm <= 0:
+            raise ValueError(f"train.clip_norm is {self.clip_norm}; it must be above 0")
+        for name in ("warmup_share", "final_share"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must lie in 0..1")
+        if not any(self.rate(part) for part in ("vision", "projector", "language")):
+            raise ValueError("train.vision, train.projector and train.language are all false; nothing would train")
+
+    def rate(self, part: str) -> float:
+        """The peak learning rate of a part; 0 if it is frozen."""
+        asked = getattr(self, part)
+        return self.lr if asked is True else float(asked)
+
+
+def trainable_groups(parts: Mapping[str, NamedParameters], settings: OptimizerSettings) -> list[dict[str, Any]]:
+    """Freeze what does not train, and group the rest by part and weight decay.
+
+    Each group has `params`, their `names`, `peak_lr` and `weight_decay`.
+    """
+    groups: list[dict[str, Any]] = []
+    for part, named in parts.items():
+        rate = settings.rate(part)
+        by_decay: dict[float, list[tuple[str, nn.Parameter]]] = {settings.weight_decay: [], 0.0: []}
+        for name, parameter in named:
+            parameter.requires_grad_(rate > 0)
+            by_decay[settings.weight_decay if parameter.ndim > 1 else 0.0].append((name, parameter))
+        if rate:
+            groups += [
+                {
+                    "params": [parameter for _, parameter in members],
+                    "names": [name for name, _ in members],
+                    "part": part,
+                    "lr": rate,
+                    "peak_lr": rate,
+                    "weight_decay": decay,
+                }
+                for decay, members in by_decay.items()
+                if members
+            ]
+    return groups
+
+
+def adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.AdamW:
+    """The optimizer over groups made by `trainable_groups`; fused where the parameters lie on a GPU."""
+    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
+    return torch.optim.AdamW(groups, betas=settings.betas, fused=on_gpu)
+
+
+def rate_share(step: int, num_steps: int, settings: OptimizerSettings) -> float:
+    """The share of the peak learning rate at a step (from 0): linear warm-up, then a cosine to `final_share`.
+
+    A function of the step alone, so that a resumed run has nothing to restore.
+    """
+    warmup = math.ceil(settings.warmup_share * num_steps)
+    if step < warmup:
+        return (step + 1) / warmup
+    progress = (step - warmup) / max(1, num_steps - warmup)
+    return settings.final_share + (1 - settings.final_share) * (1 + math.cos(math.pi * min(1.0, progress))) / 2
+
+
+def set_rates(optimizer: torch.optim.Optimizer, share: float) -> None:
+    """Set each group's learning rate to a share of its peak."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["peak_lr"] * share

@@ -1,0 +1,283 @@
+"""The default reader, on PyAV: exact to the frame, and decoding little more than the wanted frames need.
+
+One pass over the packets, without decoding, says when every frame is shown. Then each group of pictures that holds a
+wanted frame is decoded from its keyframe up to that frame, less the pictures nothing refers to. Whatever does not go
+as the packets promise (a seek that lands too late, a missing or damaged frame) leads to one plain pass from the start
+of the file, and if that fails too, the file is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from fractions import Fraction
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.stream import Discard, Disposition
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+
+from vista_train.video.decode.base import MIN_SIDE_PX, Header, MediaUnreadable, Wanted, check_file
+from vista_train.video.decode.packets import Anomaly, PacketIndex, Run, Stamps, plan_gops
+
+# No playlists and image sequences, which open further files; no raw streams, which carry no times.
+CONTAINERS = ("mov", "matroska", "avi", "flv", "mpegts", "mpeg", "asf", "ogg", "gif", "ivf", "mxf", "nut", "rm")
+SEEKABLE = frozenset({"mov", "matroska", "flv", "mpegts"})
+WHOLE = Fraction(98, 100)
+"""A file with fewer packets than this part of what its header promises was cut off."""
+MATROSKA_DURATION = re.compile(r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+(\.\d+)?)")
+"""The tag in which Matroska muxers leave a stream's end; its header has only the whole file's length."""
+SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+
+
+class Source(NamedTuple):
+    """An open file and its best video stream."""
+
+    container: InputContainer
+    stream: VideoStream
+
+    @property
+    def formats(self) -> frozenset[str]:
+        return frozenset(self.container.format.name.split(","))
+
+    @property
+    def time_base(self) -> Fraction:
+        if self.stream.time_base is None:
+            raise Anomaly("its video stream has no time base")
+        return self.stream.time_base
+
+    def num_promised(self) -> int:
+        """How many packets the header promises, 0 where it does not say; asked before any packet is read."""
+        if "mov" not in self.formats:
+            return self.stream.frames
+        # An edit list may leave out the tail, which the header's frame count still has.
+        return min(self.stream.frames, len(self.stream.index_entries))
+
+    def packets(self) -> Iterator[Packet]:
+        """The stream's packets from where the file stands. An empty one would end the decoding, so none is passed."""
+        return (packet for packet in self.container.demux(self.stream) if packet.size)
+
+    def frames(self, packets: Iterable[Packet]) -> Iterator[VideoFrame]:
+        """What the packets decode to, and what the decoder then still holds back; `Anomaly` for a damaged frame."""
+        for packet in chain(packets, [None]):
+            for frame in self.stream.decode(packet):
+                if frame.is_corrupt:
+                    raise Anomaly("cannot be decoded: a frame is damaged")
+                yield frame
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Source]:
+    """The file at `path`, closed at the end. `Anomaly` and libav's own errors leave it as `MediaUnreadable`."""
+    check_file(path)
+    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+    try:
+        container = av.open(f"file:{path}", metadata_errors="replace", options=options)
+    except av.error.ArgumentError:
+        raise MediaUnreadable(path, f"not one of the video containers {', '.join(CONTAINERS)}") from None
+    except av.FFmpegError as error:
+        raise MediaUnreadable(path, f"cannot be opened: {_phrase(error)}") from None
+    try:
+        yield Source(container, _best_video(container))
+    except av.FFmpegError as error:
+        raise MediaUnreadable(path, f"cannot be decoded: {_phrase(error)}") from None
+    except Anomaly as anomaly:
+        raise MediaUnreadable(path, str(anomaly)) from None
+    finally:
+        container.close()
+
+
+def _phrase(error: av.FFmpegError) -> str:
+    return (error.strerror or type(error).__name__).lower()
+
+
+def _best_video(container: InputContainer) -> VideoStream:
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream) or stream.disposition & Disposition.attached_pic:
+        raise Anomaly("no video stream")
+    if stream.codec_context is None:
+        raise Anomaly("no decoder for its video stream")
+    if min(stream.width, stream.height) < MIN_SIDE_PX:
+        raise Anomaly(f"{stream.width}x{stream.height} pixels, less than {MIN_SIDE_PX} a side")
+    for other in container.streams:
+        other.discard = Discard.default if other.index == stream.index else Discard.all
+    stream.thread_count = 1
+    # Opened now, because some decoders read `skip_frame` when they are opened and never again.
+    stream.codec_context.open(strict=False)
+    return stream
+
+
+def read_index(source: Source) -> PacketIndex:
+    """Demux the whole file once; `Anomaly` when it ends before its header says. Leaves the file at its end."""
+    promised = source.num_promised()
+    packets = [Stamps(p.pts, p.dts, p.is_keyframe, not p.is_discard) for p in source.packets()]
+    if len(packets) < WHOLE * promised:
+        raise Anomaly(f"truncated: {len(packets)} packets where its header promises {promised}")
+    return PacketIndex.of(
+        packets,
+        source.time_base,
+        can_seek=bool(source.formats & SEEKABLE),
+        reorders=bool(source.stream.codec_context.has_b_frames),
+    )
+
+
+def sparse_frames(source: Source, index: PacketIndex, ranks: Iterable[int]) -> Iterator[tuple[int, VideoFrame]]:
+    """(rank, frame) for the wanted ranks (ascending), and for some others on the way to them."""
+    runs = plan_gops(index, ranks)
+    if runs and runs[0].start > 0:
+        # Some encoders name themselves in the first packet only, and libav must know them to decode them rightly.
+        for packet in run_packets(source, index, Run(0, 0, frozenset({0}))):
+            source.stream.decode(packet)
+    for run in runs:
+        yield from _ranked(source.frames(run_packets(source, index, run)), index)
+
+
+def run_packets(source: Source, index: PacketIndex, run: Run) -> Iterator[Packet]:
+    """Seek to the run and give its packets, telling the decoder before each whether it may pass over the packet."""
+    key = index.packets[run.start]
+    target = key.dts if "mpegts" in source.formats else key.pts
+    if target is None:
+        raise Anomaly("a keyframe carries no time to seek to")
+    source.container.seek(target, stream=source.stream)
+    decoder = source.stream.codec_context
+    expected = run.start
+    for packet in source.packets():
+        position = index.position_of_pts.get(packet.pts)
+        if expected == run.start and (position is None or position < run.start):
+            continue
+        if position != expected:
+            raise Anomaly("a seek does not lead where the packets say")
+        decoder.skip_frame = "DEFAULT" if position in run.wanted else "NONREF"
+        yield packet
+        if position == run.end:
+            return
+        expected += 1
+    raise Anomaly("packets are missing after a seek")
+
+
+def _ranked(frames: Iterable[VideoFrame], index: PacketIndex) -> Iterator[tuple[int, VideoFrame]]:
+    """(rank, frame), known by pts or by counting as the index says; `Anomaly` for a frame that no packet stands for."""
+    for count, frame in enumerate(frames):
+        rank = index.rank_of_pts.get(frame.pts, -1) if index.by_pts else count
+        if not 0 <= rank < len(index.shown):
+            raise Anomaly("a frame comes at a time that no packet has")
+        yield rank, frame
+
+
+def _in_order(source: Source, index: PacketIndex, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+    frames = _ranked(source.frames(source.packets()), index)
+    first = next(frames, None)
+    if first is None:
+        raise Anomaly("no frame can be decoded")
+    if index.may_start_late:
+        index = replace(index, first=first[0])
+    yield from _pictures(chain([first], frames), index.ranks(wanted), wanted)
+
+
+class Scaler:
+    """Frames to upright RGB pictures of any size. libswscale sets up its tables once for each size."""
+
+    def __init__(self) -> None:
+        self._by_size: defaultdict[tuple[int, int], VideoReformatter] = defaultdict(VideoReformatter)
+
+    def picture(self, frame: VideoFrame, width: int, height: int) -> np.ndarray:
+        """picture_HWC uint8, contiguous, height x width pixels as displayed."""
+        turns = round(frame.rotation / 90) % 4
+        size = (height, width) if turns % 2 else (width, height)
+        scaled = self._by_size[size].reformat(frame, *size, format="rgb24", interpolation=SCALING, threads=1)
+        return np.ascontiguousarray(np.rot90(scaled.to_ndarray(), turns))
+
+
+def _pictures(
+    frames: Iterable[tuple[int, VideoFrame]], ranks: Mapping[int, Sequence[int]], wanted: Sequence[Wanted]
+) -> Iterator[tuple[int, np.ndarray]]:
+    scaler, left, latest = Scaler(), dict(ranks), -1
+    for rank, frame in frames:
+        if rank <= latest:
+            raise Anomaly("frames come out of order")
+        latest = rank
+        by_size: dict[tuple[int, int], np.ndarray] = {}
+        for which in left.pop(rank, ()):
+            size = (wanted[which].width, wanted[which].height)
+            if size not in by_size:
+                by_size[size] = scaler.picture(frame, *size)
+            yield which, by_size[size]
+        if not left:
+            return
+    if left:
+        raise Anomaly("cannot be decoded: a wanted frame is missing")
+
+
+class PyAVReader:
+    """Exact to the frame, or `MediaUnreadable`; seeks only in containers where seeking can be checked."""
+
+    name = "pyav"
+
+    def pictures(self, path: Path, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+        """See `Reader.pictures`. All who want one frame at one size get the same array."""
+        with opened(path) as source:
+            index = read_index(source)
+            if index.can_seek:
+                ranks = index.ranks(wanted)
+                try:
+                    yield from _pictures(sparse_frames(source, index, ranks), ranks, wanted)
+                    return
+                except (Anomaly, av.FFmpegError):
+                    pass
+        with opened(path) as source:
+            yield from _in_order(source, index, wanted)
+
+
+def header(path: Path) -> Header:
+    """What the file says of its best video stream. Decodes one frame, which alone tells how the picture is turned."""
+    with opened(path) as source:
+        stream = source.stream
+        num_frames, duration = _stated_frames(source), _stated_seconds(source)
+        fps = stream.average_rate or stream.guessed_rate
+        frame = next(source.frames(source.packets()), None)
+        if frame is None:
+            raise Anomaly("no frame can be decoded")
+        sideways = round(frame.rotation / 90) % 2 == 1
+        size = (frame.height, frame.width) if sideways else (frame.width, frame.height)
+        codec, container = stream.codec.canonical_name, source.container.format.name
+    if not duration or not fps:
+        with opened(path) as source:
+            index = read_index(source)
+            num_frames = len(index.shown)
+            duration = duration or index.duration or (1 / fps if fps else None)
+            fps = fps or (num_frames / duration if duration else None)
+    if not duration or not fps:
+        raise MediaUnreadable(path, "neither its duration nor its frame rate can be known")
+    return Header(duration, *size, fps, num_frames, codec, container)
+
+
+def _stated_frames(source: Source) -> int | None:
+    if not source.num_promised():
+        return None
+    if "mov" in source.formats:
+        return sum(not entry.is_discard for entry in source.stream.index_entries)
+    return source.stream.frames
+
+
+def _stated_seconds(source: Source) -> Fraction | None:
+    """How long the video stream is shown, from its first frame; the whole file's length where it does not say."""
+    stream = source.stream
+    if stream.duration:
+        return stream.duration * source.time_base
+    began = (stream.start_time or 0) * source.time_base
+    tag = MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", ""))
+    if tag:
+        return int(tag["hours"]) * 3600 + int(tag["minutes"]) * 60 + Fraction(tag["seconds"]) - began
+    if source.container.duration:
+        return Fraction(source.container.duration, av.time_base) - began
+    return None

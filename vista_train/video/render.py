@@ -1,0 +1,166 @@
+"""Composition x times x size -> frames: only the pictures asked for, each decoded once, straight to its place."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from vista_train.video.composition import Clip, Concat, Fit, Grid, Overlay, Video
+from vista_train.video.decode import MediaError, Wanted, read, resolve
+from vista_train.video.sampling import Pixels, Rect, View
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture of one clip: what to decode, and where on which frame of the result it goes."""
+
+    clip: Clip
+    time: Fraction
+    """Seconds in the media file."""
+    frame: int
+    """Index into the rendered times."""
+    place: Pixels
+    """Where the whole picture would lie on the canvas; may overhang it."""
+    window: Pixels
+    """The part of the canvas it may paint."""
+    holes: tuple[Pixels, ...] = ()
+    """Parts of the window that something lies over."""
+
+
+def render(
+    video: Video,
+    times: Sequence[Fraction],
+    size: tuple[int, int],
+    fit: Fit = "letterbox",
+    root: str | Path = ".",
+    reader: str = "auto",
+) -> torch.Tensor:
+    """The frames shown at `times` (seconds), as uint8 [len(times), 3, height, width], `size` being (width, height).
+
+    Each media file is decoded once, in increasing time, and only where a frame of it is asked for. Paths are
+    relative to `root`. Raises `MediaError` with the file's path as the composition names it.
+    """
+    canvas_THWC = np.zeros((len(times), size[1], size[0], 3), np.uint8)
+    by_file: dict[str, list[Request]] = defaultdict(list)
+    for request in requests(video, times, size, fit):
+        by_file[request.clip.path].append(request)
+    for path, wanted in by_file.items():
+        for request, picture_HWC in _pictures(path, wanted, root, reader):
+            _paint(canvas_THWC[request.frame], picture_HWC, request)
+    return torch.from_numpy(np.ascontiguousarray(canvas_THWC.transpose(0, 3, 1, 2)))
+
+
+def render_view(video: Video, times: Sequence[Fraction], view: View, root: str | Path, reader: str) -> torch.Tensor:
+    """`render` on the canvas of a model's view."""
+    return render(video, times, (view.width, view.height), view.fit, root, reader)
+
+
+def requests(video: Video, times: Sequence[Fraction], size: tuple[int, int], fit: Fit = "letterbox") -> list[Request]:
+    """Every picture that `render` would decode, hidden ones left out; what a composition costs, without decoding."""
+    for time in times:
+        if not 0 <= time < video.duration:
+            raise ValueError(f"time {float(time)} s lies outside the video, [0, {float(video.duration)}) s")
+    canvas = Rect.of_size(*size)
+    slot = _Slot(canvas.fitted(*video.size, fit), canvas.pixels())
+    return [request for request in slot.requests(video, list(enumerate(times))) if not _hidden(request)]
+
+
+@dataclass(frozen=True)
+class _Slot:
+    """A place on the canvas that a video fills: its exact rectangle, and what of it may be painted."""
+
+    rect: Rect
+    window: Pixels
+    holes: tuple[Pixels, ...] = ()
+
+    def fitted(self, rect: Rect, video: Video, fit: Fit) -> _Slot:
+        """The slot of a part: `video` fitted into `rect`, painting nothing outside it."""
+        return _Slot(rect.fitted(*video.size, fit), self.window & rect.pixels(), self.holes)
+
+    def requests(self, video: Video, shown: list[tuple[int, Fraction]]) -> Iterator[Request]:
+        """The pictures of `video` in this slot at `shown`: (frame index, time in the video) pairs."""
+        if not shown:
+            return
+        match video:
+            case Clip():
+                place = self.rect.pixels()
+                window = self.window & place
+                for frame, time in shown:
+                    yield Request(video, video.start + time, frame, place, window, self.holes)
+            case Concat():
+                for part, span in zip(video.parts, video.spans(), strict=True):
+                    inside = [(frame, time - span.start) for frame, time in shown if time in span]
+                    yield from self.fitted(self.rect, part, video.fit).requests(part, inside)
+            case Overlay():
+                yield from self._overlay(video, shown)
+            case Grid():
+                for index, cell in enumerate(video.cells):
+                    rect = self.rect.part(video.box_of(index))
+                    yield from self.fitted(rect, cell, video.fit).requests(cell, shown)
+            case _:
+                raise TypeError(f"{type(video).__name__} is not a composition that can be rendered")
+
+    def _overlay(self, video: Overlay, shown: list[tuple[int, Fraction]]) -> Iterator[Request]:
+        rect = self.rect.part(video.box)
+        covered = [(frame, time) for frame, time in shown if time in video.span]
+        bare = [(frame, time) for frame, time in shown if time not in video.span]
+        base = _Slot(self.rect, self.window, (*self.holes, rect.pixels()))
+        yield from base.requests(video.base, covered)
+        yield from self.requests(video.base, bare)
+        inset = [(frame, time - video.start) for frame, time in covered]
+        yield from self.fitted(rect, video.inset, video.fit).requests(video.inset, inset)
+
+
+def _hidden(request: Request) -> bool:
+    window = request.window
+    return window.empty or any(hole & window == window for hole in request.holes)
+
+
+def _pictures(path: str, wanted: list[Request], root: str | Path, reader: str) -> Iterator[tuple[Request, np.ndarray]]:
+    """The pictures of one file, each as tall and wide as its place."""
+    pixels = [(request, max(1, request.place.width), max(1, request.place.height)) for request in wanted]
+    if wanted[0].clip.frames_TCHW is not None:
+        for request, width, height in pixels:
+            yield request, _from_memory(request, width, height)
+        return
+    full = resolve(root, path)
+    asked = [Wanted(request.time, width, height) for request, width, height in pixels]
+    try:
+        for index, picture_HWC in read(full, asked, reader):
+            yield wanted[index], picture_HWC
+    except MediaError as error:
+        raise type(error)(path, error.reason) from error
+
+
+def _from_memory(request: Request, width: int, height: int) -> np.ndarray:
+    """The picture of a clip held in memory, resized with antialiasing."""
+    frames_TCHW = request.clip.frames_TCHW
+    assert frames_TCHW is not None
+    index = min(int(request.time * request.clip.fps), len(frames_TCHW) - 1)
+    picture_1CHW = frames_TCHW[index : index + 1]
+    if picture_1CHW.shape[2:] != (height, width):
+        picture_1CHW = torch.nn.functional.interpolate(
+            picture_1CHW, size=(height, width), mode="bilinear", antialias=True, align_corners=False
+        )
+    return picture_1CHW[0].permute(1, 2, 0).numpy()
+
+
+def _paint(frame_HWC: np.ndarray, picture_HWC: np.ndarray, request: Request) -> None:
+    """Paste a picture into its window, leaving the holes as they are."""
+    window, place = request.window, request.place
+    hidden = [hole & window for hole in request.holes]
+    saved = [(area, _area(frame_HWC, area).copy()) for area in hidden if not area.empty]
+    top, left = window.top - place.top, window.left - place.left
+    _area(frame_HWC, window)[...] = picture_HWC[top : top + window.height, left : left + window.width]
+    for area, pixels_HWC in saved:
+        _area(frame_HWC, area)[...] = pixels_HWC
+
+
+def _area(frame_HWC: np.ndarray, area: Pixels) -> np.ndarray:
+    return frame_HWC[area.top : area.bottom, area.left : area.right]
