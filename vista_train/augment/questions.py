@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vista_train.augment import wordings
+from vista_train.augment.base import CannotComposeError
 from vista_train.types import Message
 from vista_train.video.composition import QA, Clip
 
@@ -70,6 +71,36 @@ def about(clip: Clip, where: str, wording: Wording, shown: Iterable[Clip] = (), 
         sentence(clip.caption),
         tuple(sentence(other.caption) for other in shown),
         tuple(sentence(other.caption) for other in absent),
+    )
+
+
+def neighbour(
+    parts: Sequence[Clip], known: int, asked: int, absent: Iterable[Clip], texts: Sequence[str], wording: Wording
+) -> Asked:
+    """A question about the part next to the `known` one, which its caption names; `CannotComposeError` if that
+    caption names another part as well."""
+    captions = [normal(part.caption) for part in parts]
+    if captions.count(captions[known]) > 1:
+        raise CannotComposeError(f"two parts of the video have the caption {parts[known].caption!r}")
+    return Asked(
+        one_of(texts, wording).format(event=phrase(parts[known].caption)),
+        sentence(parts[asked].caption),
+        tuple(sentence(part.caption) for number, part in enumerate(parts) if number not in (known, asked)),
+        tuple(sentence(clip.caption) for clip in absent if normal(clip.caption) != captions[known]),
+    )
+
+
+def cell(number: int, rows: int, columns: int, wording: Wording) -> str:
+    """How to find cell `number` (row-major, from 0) of a grid: by row and column, from 1."""
+    row, column = (index + 1 for index in divmod(number, columns))
+    return one_of(wordings.GRID, wording).format(
+        row=row,
+        column=column,
+        row_th=ordinal(row),
+        column_th=ordinal(column),
+        rows=rows,
+        columns=columns,
+        cells=rows * columns,
     )
 
 

@@ -82,10 +82,8 @@ class VideoGrid(Augment):
     """Rows of the grid."""
     columns: int = 8
     """Columns of the grid."""
-    cell_width: int = 240
-    """Width of a cell in pixels, before the model's view: 8 cells of 240x135 make 1920x1080."""
-    cell_height: int = 135
-    """Height of a cell in pixels."""
+    cell_size: tuple[int, int] = (240, 135)
+    """Width and height of a cell in pixels, before the model's view: 8x8 of 240x135 make 1920x1080."""
     max_seconds: float = 3.0
     """The grid lasts at most this long (the paper's average), and no longer than its shortest clip."""
     multiple_choice: float = 0.5
@@ -104,22 +102,11 @@ class VideoGrid(Augment):
         return {"seconds": seconds, "cell": cell, "wording": questions.draw_wording(rng, self.multiple_choice)}
 
     def apply(self, clips: Cast, params: Params) -> Sample:
-        asked_cell, wording = params["cell"], params["wording"]
-        needle, *others = (clip.subclip(0, params["seconds"]) for clip in clips["cell"][: self.rows * self.columns])
-        cells = (*others[:asked_cell], needle, *others[asked_cell:])
-        size = (self.columns * self.cell_width, self.rows * self.cell_height)
-        video = Grid(cells, self.rows, self.columns, size, self.fit)
-        row, column = (index + 1 for index in divmod(asked_cell, self.columns))
-        where = questions.one_of(wordings.GRID, wording).format(
-            row=row,
-            column=column,
-            row_th=questions.ordinal(row),
-            column_th=questions.ordinal(column),
-            rows=self.rows,
-            columns=self.columns,
-            cells=len(cells),
-        )
-        asked = questions.about(needle, where, wording, shown=others)
-        box = placement.inset_box(video.box_of(asked_cell), video.size, needle.size, self.fit)
+        number, wording, rows, columns = params["cell"], params["wording"], self.rows, self.columns
+        needle, *others = (clip.subclip(0, params["seconds"]) for clip in clips["cell"][: rows * columns])
+        size = (columns * self.cell_size[0], rows * self.cell_size[1])
+        video = Grid((*others[:number], needle, *others[number:]), rows, columns, size, self.fit)
+        asked = questions.about(needle, questions.cell(number, rows, columns, wording), wording, shown=others)
+        box = placement.inset_box(video.box_of(number), size, needle.size, self.fit)
         evidence = (Evidence(Span(0, video.duration), box),)  # type: ignore[arg-type]
         return Sample(video, questions.converse(asked, wording), evidence, self.name)

@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from vista_train.augment import placement, questions, wordings
-from vista_train.augment.base import Augment, CannotComposeError, Cast, Params, Role
+from vista_train.augment.base import Augment, Cast, Params, Role
 from vista_train.types import Evidence, Sample
 from vista_train.video.composition import Box, Clip, Concat, Fit, Span, exact
 from vista_train.video.sampling import View
@@ -35,6 +35,11 @@ def long_enough(clips: Cast, seconds: float) -> tuple[Clip, ...]:
 def join(parts: tuple[Clip, ...], ends: tuple[Fraction, ...], fit: Fit) -> Concat:
     """The parts, each cut to its share, one after another."""
     return Concat(tuple(part.subclip(0, end) for part, end in zip(parts, ends, strict=False)), fit=fit)
+
+
+def introduced(question: str, same_source: bool, wording: questions.Wording) -> str:
+    """The question, behind a sentence which says so if the clips do not belong together."""
+    return question if same_source else f"{questions.one_of(wordings.UNRELATED, wording)} {question}"
 
 
 @dataclass(frozen=True)
@@ -65,11 +70,9 @@ class LongVideoCaption(Augment):
         return {"ends": tuple(part.duration for part in parts), "wording": questions.draw_wording(rng)}
 
     def apply(self, clips: Cast, params: Params) -> Sample:
-        parts, wording = long_enough(clips, self.min_seconds), params["wording"]
-        video = join(parts, params["ends"], self.fit)
-        question = questions.one_of(wordings.LONG_CAPTION, wording)
-        if not self.same_source:
-            question = f"{questions.one_of(wordings.UNRELATED, wording)} {question}"
+        wording = params["wording"]
+        video = join(long_enough(clips, self.min_seconds), params["ends"], self.fit)
+        question = introduced(questions.one_of(wordings.LONG_CAPTION, wording), self.same_source, wording)
         answer = questions.chronicle([part.caption for part in video.clips()], wording)
         evidence = tuple(Evidence(span) for span in video.spans())
         return Sample(video, questions.converse(questions.Asked(question, answer), wording), evidence, self.name)
@@ -99,26 +102,17 @@ class EventRelationship(Augment):
     def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
         parts = placement.seen_parts(long_enough(clips, self.min_seconds), view, min_parts=2)
         first = int(rng.integers(len(parts) - 1))
-        ends = tuple(part.duration for part in parts)
+        known, asked = rng.permutation([first, first + 1]).tolist()
         wording = questions.draw_wording(rng, self.multiple_choice)
-        return {"ends": ends, "pair": (first, first + 1), "after": bool(rng.integers(2)), "wording": wording}
+        return {"ends": tuple(p.duration for p in parts), "known": known, "asked": asked, "wording": wording}
 
     def apply(self, clips: Cast, params: Params) -> Sample:
-        parts, wording = long_enough(clips, self.min_seconds), params["wording"]
-        video = join(parts, params["ends"], self.fit)
-        known, asked = params["pair"] if params["after"] else reversed(params["pair"])
-        captions = [questions.normal(part.caption) for part in video.clips()]
-        if captions.count(captions[known]) > 1:
-            raise CannotComposeError(f"{self.name}: two events of the video share the caption {captions[known]!r}")
-        texts = wordings.EVENT_AFTER if params["after"] else wordings.EVENT_BEFORE
-        question = questions.one_of(texts, wording).format(event=questions.phrase(parts[known].caption))
-        if not self.same_source:
-            question = f"{questions.one_of(wordings.UNRELATED, wording)} {question}"
-        others = tuple(questions.sentence(p.caption) for i, p in enumerate(video.clips()) if i not in (known, asked))
-        absent = tuple(questions.sentence(clip.caption) for clip in clips.get("distractor", ()))
-        talk = questions.Asked(question, questions.sentence(parts[asked].caption), others, absent)
-        spans = video.spans()
-        evidence = tuple(Evidence(spans[i]) for i in sorted((known, asked)))
+        known, asked, wording = params["known"], params["asked"], params["wording"]
+        video = join(long_enough(clips, self.min_seconds), params["ends"], self.fit)
+        texts = wordings.EVENT_AFTER if known < asked else wordings.EVENT_BEFORE
+        talk = questions.neighbour(video.clips(), known, asked, clips.get("distractor", ()), texts, wording)
+        talk = talk._replace(question=introduced(talk.question, self.same_source, wording))
+        evidence = tuple(Evidence(video.spans()[i]) for i in sorted((known, asked)))
         return Sample(video, questions.converse(talk, wording), evidence, self.name)
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import json
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -15,13 +13,13 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 from torch import nn
-from tqdm import tqdm
 
 from vista_train.data import ledger
 from vista_train.data.dataset import VistaDataset
 from vista_train.data.rows import RowBudget, RowPlan, RowPlanner, row_loader
 from vista_train.models.base import Family
 from vista_train.training import checkpoint
+from vista_train.training.journal import Journal
 from vista_train.training.loss import summed_cross_entropy
 from vista_train.training.meters import StepMeters, Stopwatch
 from vista_train.training.optimizer import OptimizerSettings, adamw, rate_share, set_rates, trainable_groups
@@ -193,22 +191,23 @@ class Trainer:
         # Every rank has read the ledger by now (known_failures); the first one may cut it back.
         self.accelerator.wait_for_everyone()
         planner = self._planner(self.step_number)
-        if self.is_main:
+        journal = Journal(self.output, self.num_steps, self.step_number, self.loop.wandb) if self.is_main else None
+        if journal is not None:
             print(self.banner(planner), file=sys.stderr, flush=True)
-            self._rewind()
-        run = self._wandb()
+            journal.open(self.step_number * self.loop.budget.batch_samples, self.unusable)
         watch = Stopwatch()
-        bar = tqdm(total=self.num_steps, initial=self.step_number, disable=not self.is_main, unit="step", smoothing=0.1)
         for plans, rows in self._steps(planner, watch):
             meters, failures = self._measured_step(plans, rows, watch)
-            self._record(meters, failures, bar, run)
+            self.failures += failures
+            self.num_failed += meters.failed
+            if journal is not None:
+                journal.record(meters, failures, self.num_failed)
             self._stop_if_too_many_failed(meters.step)
             if self.step_number % self.loop.save_every == 0 or self.step_number == self.num_steps:
                 self.save()
                 watch.lap()
-        bar.close()
-        if run is not None:
-            run.finish()
+        if journal is not None:
+            journal.close()
 
     def save(self) -> Path:
         """Write a checkpoint of the current step; every rank calls this."""
@@ -295,24 +294,6 @@ class Trainer:
         )
         return meters, failures
 
-    def _record(self, meters: StepMeters, failures: Sequence[Failure], bar: tqdm, run: Any) -> None:
-        """Enter what was lost and what was measured, now that the step is complete."""
-        self.failures += failures
-        self.num_failed += meters.failed
-        if not self.is_main:
-            return
-        ledger.append(self.output / "ledger.jsonl", failures)
-        line = {**dataclasses.asdict(meters), "tokens_per_second": meters.tokens_per_second}
-        with (self.output / "log.jsonl").open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-        bar.update(1)
-        bar.set_postfix_str(
-            f"loss {meters.loss:.4f}, {meters.tokens_per_second:.0f} tokens/s, data wait {meters.data_wait:.0%}, "
-            f"efficiency {meters.step_efficiency:.2f}, lost {self.num_failed}"
-        )
-        if run is not None:
-            run.log(line, step=meters.step)
-
     def _stop_if_too_many_failed(self, step: int) -> None:
         seen = max(MIN_SAMPLES_JUDGED, step * self.loop.budget.batch_samples)
         if self.num_failed > self.loop.max_failed_share * seen:
@@ -375,18 +356,6 @@ class Trainer:
         self.failures = list(state.failures)
         self.num_failed = len({failure.position for failure in state.failures})
 
-    def _rewind(self) -> None:
-        """Cut log and ledger back to the step the run starts from, and note clips that were left out."""
-        ledger.rewind(self.output / "ledger.jsonl", self.step_number * self.loop.budget.batch_samples)
-        noted = {(failure.key, failure.reason) for failure in ledger.read(self.output / "ledger.jsonl")}
-        fresh = [entry for entry in self.unusable if entry not in noted]
-        ledger.append(
-            self.output / "ledger.jsonl", [Failure(ledger.NO_POSITION, 0, key, reason) for key, reason in fresh]
-        )
-        log = self.output / "log.jsonl"
-        lines = log.read_text(encoding="utf-8").splitlines(keepends=True) if log.exists() else []
-        log.write_text("".join(kept for kept in lines if _step_of(kept) <= self.step_number), encoding="utf-8")
-
     def _check_world(self) -> None:
         expected, found = self.loop.expected_world, self.accelerator.num_processes
         if expected is not None and expected != found:
@@ -394,13 +363,6 @@ class Trainer:
                 f"train.expected_world is {expected}, but {found} process{'es' * (found > 1)} run; on a CPU, "
                 f"`accelerate launch` starts several only with ACCELERATE_USE_CPU=1 and --multi_gpu (see README)"
             )
-
-    def _wandb(self) -> Any:
-        if self.loop.wandb is None or not self.is_main:
-            return None
-        import wandb
-
-        return wandb.init(project=self.loop.wandb, dir=str(self.output))
 
 
 def make_accelerator() -> Accelerator:
@@ -415,13 +377,6 @@ def known_failures(output: Path, folder: Path | None) -> list[Failure]:
         return []
     start = checkpoint.read_state(folder).next_position
     return [failure for failure in ledger.read(output / "ledger.jsonl") if failure.position >= start]
-
-
-def _step_of(line: str) -> float:
-    try:
-        return json.loads(line)["step"]
-    except (json.JSONDecodeError, KeyError):
-        return float("inf")
 
 
 def shut_down() -> None:

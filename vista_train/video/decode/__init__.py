@@ -70,6 +70,8 @@ def _reader(name: str) -> Reader:
     try:
         module = importlib.import_module(f"{__name__}.{name}")
     except ImportError as error:
-        raise ImportError(f"reader {name!r} cannot be used here ({error}); pip install {name}, or choose auto") from error
+        raise ImportError(
+            f"reader {name!r} cannot be used here ({error}); pip install {name}, or choose auto"
+        ) from error
     reader: Reader = getattr(module, READERS[name])()
     return reader

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,20 +11,23 @@ from vista_train.video.decode.base import MediaUnreadable, Wanted, check_file, r
 
 try:
     from torchcodec.decoders import VideoDecoder
-except RuntimeError as error:
-    # It is installed, and finds no FFmpeg libraries of the system.
-    raise ImportError("torchcodec finds no shared FFmpeg libraries on this system") from error
+except (RuntimeError, OSError) as error:
+    raise ImportError("torchcodec is installed but finds no shared FFmpeg libraries on this system") from error
 
-KNOWN_WRONG = {}
-
-
+KNOWN_WRONG: dict[str, str] = {}
 BATCH = 16
 """Frames held at full size at once."""
+SHORTEST_SECONDS = 1e-3
+"""No frame is taken to be shorter: the coarsest tick in use (Matroska, FLV)."""
+FLOAT_SECONDS = 1e-7
+"""Doubles that are closer than this are the same time."""
 
 
 class TorchCodecReader:
-    """One decoding thread, exact seek mode, scaled from full size. A frame asked for on both sides of a batch's end is
-    decoded twice."""
+    """One decoding thread, exact seek mode; pictures are scaled from full size.
+
+    A frame that is wanted at the end of one batch and again in the next is decoded twice.
+    """
 
     name = "torchcodec"
 
@@ -35,26 +37,26 @@ class TorchCodecReader:
         order = sorted(range(len(wanted)), key=lambda which: wanted[which].time)
         try:
             video = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")
-            for at in range(0, len(order), BATCH):
-                batch = order[at : at + BATCH]
-                frames_NHWC = _shown(video, [float(wanted[which].time) for which in batch])
-                for which, frame_HWC in zip(batch, frames_NHWC, strict=True):
+            for start in range(0, len(order), BATCH):
+                batch = order[start : start + BATCH]
+                frames = _shown(video, [float(wanted[which].time) for which in batch])
+                for which, frame_HWC in zip(batch, frames, strict=True):
                     yield which, resized(frame_HWC, wanted[which].width, wanted[which].height)
         except (RuntimeError, ValueError, IndexError):
-            # Its messages tell of C++ sources.
+            # Its messages tell of its C++ sources.
             raise MediaUnreadable(path, "torchcodec cannot decode it") from None
 
 
-def _shown(video: VideoDecoder, seconds: Sequence[float]) -> np.ndarray:
-    """The frames [N, H, W, 3] shown so many seconds after the first, the last one past the end.
+def _shown(video: VideoDecoder, seconds: Sequence[float]) -> list[np.ndarray]:
+    """The frames (HWC uint8) shown so many seconds after the first; past the end the last one.
 
-    torchcodec rounds a time to the nearest tick, so just before a frame it may give that frame: then the one before.
+    torchcodec rounds times to the nearest tick. Where that gives a frame that has not begun, the one before is taken.
     """
     begin, end = video.metadata.begin_stream_seconds or 0.0, video.metadata.end_stream_seconds or 0.0
     asked = [min(begin + second, end - SHORTEST_SECONDS) for second in seconds]
     given = video.get_frames_played_at(asked)
-    starts = given.pts_seconds.tolist()
-    if any(start > second + ROUNDING_SECONDS for start, second in zip(starts, asked, strict=True)):
-        pairs = zip(starts, asked, strict=True)
-        given = video.get_frames_played_at([min(second, start - SHORTEST_SECONDS) ... ])
-    return given.data.numpy()
+    frames = [frame_HWC.numpy() for frame_HWC in given.data]
+    for at, starts in enumerate(given.pts_seconds.tolist()):
+        if starts > asked[at] + FLOAT_SECONDS:
+            frames[at] = video.get_frame_played_at(starts - SHORTEST_SECONDS).data.numpy()
+    return frames

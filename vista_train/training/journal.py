@@ -1,0 +1,72 @@
+"""The journal of a run: a progress bar, log.jsonl, the ledger, and Weights & Biases if asked for."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vista_train.data import ledger
+from vista_train.training.meters import StepMeters
+from vista_train.types import Failure
+
+
+class Journal:
+    """Written by one process of a run. A resumed run goes on with the same files, cut back to where it starts."""
+
+    def __init__(self, output: Path, num_steps: int, first_step: int, wandb_project: str | None = None) -> None:
+        self.log, self.ledger = output / "log.jsonl", output / "ledger.jsonl"
+        self.first_step = first_step
+        self.bar = tqdm(total=num_steps, initial=first_step, unit="step", smoothing=0.1, dynamic_ncols=True)
+        self.wandb_run = _start_wandb(wandb_project, output) if wandb_project else None
+
+    def open(self, next_position: int, unusable: Sequence[tuple[str, str]]) -> None:
+        """Cut log and ledger back to the step the run starts from, and note clips that were left out."""
+        ledger.rewind(self.ledger, next_position)
+        noted = {(failure.key, failure.reason) for failure in ledger.read(self.ledger)}
+        fresh = [Failure(ledger.NO_POSITION, 0, key, why) for key, why in unusable if (key, why) not in noted]
+        ledger.append(self.ledger, fresh)
+        lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True) if self.log.exists() else []
+        kept = [line for line in lines if _step_of(line) <= self.first_step]
+        scratch = self.log.with_suffix(".rewound")
+        scratch.write_text("".join(kept), encoding="utf-8")
+        scratch.replace(self.log)
+
+    def record(self, meters: StepMeters, failures: Sequence[Failure], num_failed: int) -> None:
+        """Enter what was lost and what was measured, now that the step is complete."""
+        ledger.append(self.ledger, failures)
+        line = {**dataclasses.asdict(meters), "tokens_per_second": meters.tokens_per_second}
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        self.bar.set_postfix_str(
+            f"loss {meters.loss:.4f}, {meters.tokens_per_second:.0f} tokens/s, data wait {meters.data_wait:.0%}, "
+            f"efficiency {meters.step_efficiency:.2f}, lost {num_failed}",
+            refresh=False,
+        )
+        self.bar.update(1)
+        if self.wandb_run is not None:
+            self.wandb_run.log(line, step=meters.step)
+
+    def close(self) -> None:
+        """Finish the bar and the remote log."""
+        self.bar.close()
+        if self.wandb_run is not None:
+            self.wandb_run.finish()
+
+
+def _start_wandb(project: str, output: Path) -> Any:
+    import wandb
+
+    return wandb.init(project=project, dir=str(output))
+
+
+def _step_of(line: str) -> float:
+    """The step of a line of the log; a line cut short by a kill counts as the last of all."""
+    try:
+        return json.loads(line)["step"]
+    except (json.JSONDecodeError, KeyError):
+        return float("inf")
