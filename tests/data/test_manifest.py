@@ -9,6 +9,7 @@ import pytest
 
 from vista_train.data import manifest as module
 from vista_train.data.manifest import LineCheck, line_of, open_manifest
+from vista_train.data.sidecars import publish
 
 GOOD = {"video": "a.mp4", "caption": "A dog runs."}
 
@@ -173,10 +174,12 @@ def test_only_files_with_something_open_are_to_be_probed_each_once(tmp_path):
 
 def test_batches_hold_every_row_in_order(tmp_path, monkeypatch):
     monkeypatch.setattr(module, "BATCH_ROWS", 7)
+    monkeypatch.setattr(module, "BATCH_BYTES", 2000)
     lines = [GOOD | {"caption": f"Clip {number}."} for number in range(23)]
-    manifest = open_manifest(written(tmp_path, *lines), tmp_path / "cache")
+    lines[10] = lines[10] | {"note": "n" * 2000}
+    manifest = open_manifest(written(tmp_path, " " * 3000, *lines), tmp_path / "cache")
     assert column(manifest, "caption") == [f"Clip {number}." for number in range(23)]
-    assert [len(chunk) for chunk in manifest.rows().data.table["video"].chunks] == [7, 7, 7, 2]
+    assert [len(chunk) for chunk in manifest.rows().data.table["video"].chunks] == [1, 7, 3, 7, 5]
 
 
 def test_rows_know_their_lines(tmp_path):
@@ -194,6 +197,8 @@ def test_a_second_open_reads_no_line_again_and_a_changed_file_is_read_anew(tmp_p
     second = open_manifest(path, tmp_path / "cache")
     assert (len(first.rows()), len(second.rows())) == (1, 2)
     assert first.sha256 != second.sha256
+    written(tmp_path, GOOD, GOOD | {"caption": "A cat runs."})
+    assert column(open_manifest(path, tmp_path / "cache"), "caption")[1] == "A cat runs."
 
 
 @pytest.mark.parametrize("lost", ["done.json", "rows.arrow", "order.npy"])
@@ -203,6 +208,23 @@ def test_a_cache_that_is_not_whole_is_built_anew(tmp_path, lost):
     (first.folder / lost).unlink()
     assert column(open_manifest(path, tmp_path / "cache"), "video") == ["a.mp4"]
     assert [file.name for file in first.folder.parent.iterdir()] == [first.key]
+
+
+def test_who_loses_the_race_to_build_takes_the_winner_s_folder(tmp_path):
+    folder = tmp_path / "sidecar"
+
+    def fast(building):
+        (building / "x").write_text("fast")
+        return {}
+
+    def slow(building):
+        assert publish(folder, fast) == folder
+        (building / "x").write_text("slow")
+        return {}
+
+    assert publish(folder, slow) == folder
+    assert (folder / "x").read_text() == "fast"
+    assert list(tmp_path.iterdir()) == [folder]
 
 
 def test_a_manifest_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch):

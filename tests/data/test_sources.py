@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import multiprocessing
 import os
 import pickle
@@ -227,7 +228,8 @@ def test_decimal_times_that_meet_leave_no_gap_and_small_overlaps_pass(tmp_path):
     assert 0.1 + 0.2 > 0.3
     meeting = timeline((0, 0.1), (0.1, 0.3), (0.3, 0.7), (0.7, 0.8), (0.8, 1.1))
     assert opened(tmp_path, *meeting).run(4, 0) == [0, 1, 2, 3, 4]
-    assert opened(tmp_path, *timeline((0, 2), (1.95, 3), (2.94, 4))).run(1, 0) == [0, 1]
+    source = opened(tmp_path, *timeline((0, 2), (1.95, 3), (2.94, 4)))
+    assert [source.run(index, 0) for index in range(3)] == [[0, 1], [0, 1], [2]]
 
 
 def test_separate_files_of_a_source_run_by_their_time_in_it(tmp_path):
@@ -246,12 +248,13 @@ def test_separate_files_without_times_run_in_the_order_of_lines(tmp_path):
     names = [("x", "f"), ("b", "film"), ("y", "g"), ("a", "film"), ("c", "film")]
     source = opened(tmp_path, *({"video": f"{video}.mp4", "source": name} | KNOWN for video, name in names))
     assert source.run(3, 0) == [1, 3, 4]
-    assert source.run(0, 1e9) == [0]
+    assert source.run(0, math.inf) == [0]
+    assert source.run(3, math.inf) == [1, 3, 4]
     broken = [{"video": f"{video}.mp4", "source": name} | KNOWN for video, name in names]
     broken[3]["start"] = 11
     source = opened(tmp_path, *broken)
     assert [source.key(index) for index in source.run(1, 0)] == ["b.mp4"]
-    assert [source.key(index) for index in source.run(3, 1e9)] == ["c.mp4"]
+    assert [source.key(index) for index in source.run(3, math.inf)] == ["c.mp4"]
 
 
 def test_a_source_whose_clips_only_partly_tell_their_time_is_refused(tmp_path):

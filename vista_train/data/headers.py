@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-from vista_train.data.manifest import Manifest, beside
+from vista_train.data.manifest import Manifest
+from vista_train.data.sidecars import beside
 from vista_train.video.decode.base import Header, MediaError, resolve
 
 Probe: TypeAlias = Callable[[Path], Header]
@@ -58,7 +59,6 @@ def survey(
         )
     if unknown:
         _probe_all([paths[at] for at in unknown], [keys[at] for at in unknown], root, folder, probe)
-    if unknown or retry:
         records, index = _find(keys, folder, retry=False)
     known = index >= 0
     numbers = np.zeros((len(paths), len(NUMBERS)), dtype=np.int64)

@@ -7,9 +7,7 @@ import hashlib
 import json
 import math
 import os
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, NoReturn
@@ -20,8 +18,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
-FORMAT = 1
-"""Part of every sidecar's key: raise it when what is written changes."""
+from vista_train.data.sidecars import cache_folder, key_of, publish
+
 MAX_LINE_BYTES = 1 << 20
 BATCH_ROWS = 8192
 BATCH_BYTES = 64 << 20
@@ -77,71 +75,9 @@ def open_manifest(path: str | Path, cache: str | Path | None = None) -> Manifest
     if not path.is_file():
         raise ValueError(f"manifest {path} is not a file")
     stat = path.stat()
-    key = key_of(FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns)
+    key = key_of(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
     folder = publish(cache_folder(cache) / "manifests" / key, lambda building: _build(path, stat, building))
     return Manifest(path, folder, key, json.loads((folder / "done.json").read_text())["sha256"])
-
-
-def cache_folder(cache: str | Path | None = None) -> Path:
-    """`cache`, else $VISTA_TRAIN_CACHE, else ~/.cache/vista_train; made if it is not there."""
-    folder = Path(cache or os.environ.get("VISTA_TRAIN_CACHE") or "~/.cache/vista_train")
-    folder = folder.expanduser().absolute()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"cache {folder} cannot be made ({error.strerror}); set VISTA_TRAIN_CACHE to a folder that can be written"
-        ) from error
-    return folder
-
-
-def key_of(*parts: Any) -> str:
-    """A name for a sidecar that depends on these parts."""
-    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
-
-
-def publish(folder: Path, build: Callable[[Path], dict[str, Any]]) -> Path:
-    """`folder`, filled by `build` unless it is there complete; processes that race each build, and one wins.
-
-    `build(building)` writes into a folder beside and returns what `done.json` shall hold: the last file written, and
-    the list of all the others, so that a folder which lost some (caches get swept) is built anew.
-    """
-    if _complete(folder):
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = beside(folder)
-    building.mkdir()
-    try:
-        facts = build(building)
-        files = sorted(file.name for file in building.iterdir())
-        (building / "done.json").write_text(json.dumps(facts | {"files": files}))
-        for file in building.iterdir():
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        try:
-            building.rename(folder)
-        except OSError:
-            if not _complete(folder):
-                swept = beside(folder)
-                folder.rename(swept)
-                building.rename(folder)
-                shutil.rmtree(swept)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
-    return folder
-
-
-def beside(target: Path) -> Path:
-    """A name on the same disk that no other process uses, for what is to be renamed to `target` when it is whole."""
-    return target.with_name(f".building-{secrets.token_hex(8)}")
-
-
-def _complete(folder: Path) -> bool:
-    try:
-        files = json.loads((folder / "done.json").read_text())["files"]
-    except FileNotFoundError:
-        return False
-    return all((folder / name).is_file() for name in files)
 
 
 def line_of(path: Path, row: int) -> int:
@@ -192,9 +128,10 @@ def _batches(path: Path, stream: IO[bytes], digest: Any, size: int) -> Iterator[
                     rows.append(check.row(line))
                 except ValueError as error:
                     errors.append(f"{path}:{number}: {error}")
-            if len(rows) == BATCH_ROWS or num_bytes >= BATCH_BYTES or len(errors) == MAX_ERRORS:
-                if errors:
-                    break
+            full = len(rows) == BATCH_ROWS or (rows and num_bytes >= BATCH_BYTES)
+            if len(errors) == MAX_ERRORS or (errors and full):
+                break
+            if full:
                 progress.update(num_bytes)
                 yield rows
                 rows, num_bytes = [], 0

@@ -98,6 +98,8 @@ def row_loader(planner: RowPlanner, num_workers: int, prefetch_rows: int, pin_me
         prefetch_factor=prefetch_rows if num_workers else None,
         pin_memory=pin_memory,
         worker_init_fn=_one_thread,
+        # Else the loader draws its workers' seed from the global generator, which dropout draws from.
+        generator=torch.Generator(),
         persistent_workers=False,
     )
 

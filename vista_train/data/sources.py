@@ -14,7 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vista_train.data.headers import Headers, Probe, survey
-from vista_train.data.manifest import FEATURES, FORMAT, Manifest, cache_folder, key_of, open_manifest, publish
+from vista_train.data.manifest import FEATURES, Manifest, open_manifest
+from vista_train.data.sidecars import cache_folder, key_of, publish
 from vista_train.video import decode
 from vista_train.video.composition import Clip, exact, qa_from_json
 from vista_train.video.decode.base import resolve
@@ -48,11 +49,11 @@ class ClipSource:
         self.root = Path(root)
         self.manifest = open_manifest(manifest, cache)
         folder = cache_folder(cache)
-        records = folder / "headers" / key_of(FORMAT, str(self.root.resolve()))
+        records = folder / "headers" / key_of(str(self.root.resolve()))
         headers = survey(self.manifest, self.root, records, probe or decode.probe, probe_limit, retry)
         facts = hashlib.sha256(headers.numbers_F6.tobytes() + json.dumps(headers.reasons).encode()).hexdigest()
         self._folder = publish(
-            folder / "pools" / key_of(FORMAT, self.manifest.key, facts),
+            folder / "pools" / key_of(self.manifest.key, facts),
             lambda building: _build_pool(self.manifest, headers, building),
         )
         self._open()
@@ -200,17 +201,18 @@ def _neighbours(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The usable clips by source and time, each one's place in that order, and the gap to the next in seconds.
 
-    A gap is infinite where the source ends, and where a clip without a time of its own lost a neighbour: how long
-    that one lasted nobody knows. Rounded to the microsecond, so that decimal times that meet have a gap of 0.
+    A gap is NaN, which is within no bounds, where the source ends and where a clip without a time of its own lost a
+    neighbour: how long that one lasted nobody knows. Rounded to the microsecond, so that decimal times that meet have
+    a gap of 0.
     """
     order, begins, at = manifest.chronology()
     places = np.flatnonzero(usable[order])
     rows = order[places]
     source, at, seconds = np.cumsum(begins)[places], at[places], seconds[rows]
     between = np.round(at[1:] - (at[:-1] + seconds[:-1]), 6)
-    between = np.where(np.isnan(between), np.where(np.diff(places) == 1, 0.0, np.inf), between)
-    gap = np.full(len(rows), np.inf)
-    gap[:-1] = np.where(source[1:] == source[:-1], between, np.inf)
+    between = np.where(np.isnan(between), np.where(np.diff(places) == 1, 0.0, np.nan), between)
+    gap = np.full(len(rows), np.nan)
+    gap[:-1] = np.where(source[1:] == source[:-1], between, np.nan)
     order = (np.cumsum(usable, dtype=np.int32) - 1)[rows]
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order), dtype=np.int32)
