@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import difflib
 import inspect
+import reprlib
 import textwrap
 import typing
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
 
 from vista_train.augment import REGISTRY
 from vista_train.data.dataset import Ingredient, VistaDataset
@@ -30,17 +31,46 @@ from vista_train.types import Failure
 from vista_train.video.sampling import View
 
 MAX_RECIPE_BYTES = 1 << 20
+WANTED = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "string": "text",
+    "tuple": "a list",
+    "dict": "a section with keys of its own",
+    "model": "a section with keys of its own",
+}
+"""What must stand in a recipe, by the first word of pydantic's name for the fault."""
 
 
 class Strict(BaseModel):
     """Frozen, and deaf to nothing: an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _defaults_if_bare(cls, data: Any) -> Any:
+        """A section's name with nothing behind it, which YAML reads as null, is the section with its defaults."""
+        return {} if data is None else data
+
+
+class Mix(Strict):
+    """Sections that count when they are named: bare ones too."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named(cls, data: Any) -> Any:
+        return {key: value or {} for key, value in data.items()} if isinstance(data, Mapping) else data
 
 
 def field_help(kind: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass."""
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
+    """The docstring under each field of a dataclass; none for a class whose source is nowhere to be read."""
+    try:
+        source = inspect.getsource(kind)
+    except (OSError, TypeError):
+        return {}
+    (body,) = ast.parse(textwrap.dedent(source)).body
     assert isinstance(body, ast.ClassDef)
     found = {}
     for entry, after in zip(body.body, body.body[1:], strict=False):
@@ -55,8 +85,14 @@ def fields_of(kind: type, without: Iterable[str] = ()) -> dict[str, Any]:
     hints, help_of = typing.get_type_hints(kind), field_help(kind)
     fields: dict[str, Any] = {}
     for entry in dataclasses.fields(kind):
-        if entry.name not in without:
-            fields[entry.name] = (hints[entry.name], Field(default=entry.default, description=help_of.get(entry.name)))
+        if entry.name in without:
+            continue
+        said: dict[str, Any] = {"description": help_of.get(entry.name)}
+        if entry.default is not dataclasses.MISSING:
+            said["default"] = entry.default
+        elif entry.default_factory is not dataclasses.MISSING:
+            said["default_factory"] = entry.default_factory
+        fields[entry.name] = (hints[entry.name], Field(**said))
     return fields
 
 
@@ -132,11 +168,14 @@ class Recipe(Strict):
         """How the model looks at a video."""
         return build(View, self.view)
 
+    def make_settings(self) -> Any:
+        """The settings of the family."""
+        return build(family(self.family.name).settings_type, self.family)
+
     def make_family(self, path: str | None = None) -> Family:
         """The family with its settings; `path` puts a checkpoint's weights in place of the recipe's."""
-        kind = family(self.family.name)
-        settings = build(kind.settings_type, self.family)
-        return load_family(kind.name, dataclasses.replace(settings, path=path) if path else settings, self.make_view())
+        settings = dataclasses.replace(self.make_settings(), path=path) if path else self.make_settings()
+        return load_family(self.family.name, settings, self.make_view())
 
     def make_loop(self) -> LoopSettings:
         """How long to train, and how large rows are."""
@@ -186,25 +225,31 @@ def recipe_model(family_name: str = "tiny") -> type[Recipe]:
     }
     mix = create_model(
         "AugmentSection",
-        __base__=Strict,
+        __base__=Mix,
+        __doc__="The augmentations, by name.",
         **{name: (kind | None, Field(None, description=kind.__doc__)) for name, kind in sections.items()},  # type: ignore[call-overload]
     )
-    chosen = model_of(
-        "FamilySection", family(family_name).settings_type, name=(str, Field("tiny", description="Name of the family."))
-    )
+    by_itself = [
+        name for name, kind in sections.items() if not any(entry.is_required() for entry in kind.model_fields.values())
+    ]
+    name_field = (str, Field("tiny", description="Name of the family."))
+    chosen = model_of("FamilySection", family(family_name).settings_type, name=name_field)
+    help_of = field_help(Recipe)
     return create_model(
         "Recipe",
         __base__=Recipe,
-        family=(chosen, chosen(name=family_name)),
-        augment=(mix, mix(**{name: {} for name in sections})),
+        __doc__="A whole run.",
+        family=(chosen, Field(chosen(name=family_name), description=help_of["family"])),
+        augment=(mix, Field(mix(**{name: {} for name in by_itself}), description=help_of["augment"])),
     )
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, its `base:` and `key=value` overrides; `ValueError` names the key, the value, and the way out."""
     data = _read(Path(path))
-    if "base" in data:
-        base = Path(path).parent / str(data.pop("base"))
+    name = data.pop("base", None)
+    if name is not None:
+        base = Path(path).parent / str(name)
         below = _read(base)
         if "base" in below:
             raise ValueError(f"{base}: base: a recipe that others build on cannot have a base itself")
@@ -218,13 +263,20 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     """The recipe from plain data."""
     chosen = data.get("family", {})
     name = chosen.get("name", "tiny") if isinstance(chosen, Mapping) else "tiny"
+    try:
+        family(str(name))
+    except ValueError as error:
+        raise ValueError(f"{where}: family.name: {error}") from None
     model = recipe_model(str(name))
     try:
         recipe = model.model_validate(data)
     except ValidationError as error:
         raise ValueError(f"{where}: {_explained(error, model)}") from None
-    # The rooms check their own settings when they are built.
-    recipe.make_view(), recipe.make_loop(), recipe.make_optimizer(), recipe.make_mix()
+    try:
+        # The rooms check their own settings when they are built.
+        recipe.make_settings(), recipe.make_view(), recipe.make_loop(), recipe.make_optimizer(), recipe.make_mix()
+    except ValueError as error:
+        raise ValueError(f"{where}: {error}") from error
     return recipe
 
 
@@ -239,14 +291,46 @@ def _read(path: Path) -> dict[str, Any]:
     if path.stat().st_size > MAX_RECIPE_BYTES:
         raise ValueError(f"{path}: a recipe is at most {MAX_RECIPE_BYTES} bytes long")
     try:
-        data = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not YAML: {' '.join(str(error).split())}") from None
+        data = _parsed(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path}: not YAML: {error}") from None
     if data is None:
         return {}
     if not isinstance(data, dict):
         raise ValueError(f"{path}: a recipe is a mapping of keys to values, not a {type(data).__name__}")
     return data
+
+
+def _parsed(text: str) -> Any:
+    """YAML as plain data; `ValueError` in one line, also where a section names a key twice."""
+    try:
+        _refuse_doubles(yaml.compose(text, yaml.SafeLoader), set())
+        return yaml.safe_load(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+        raise ValueError(f"{error.problem}{place}") from None
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from None
+
+
+def _refuse_doubles(node: yaml.Node | None, seen: set[int]) -> None:
+    """YAML keeps the last of two values of a key and says nothing. Aliased nodes are in `seen`, and looked at once."""
+    if node is None or isinstance(node, yaml.ScalarNode) or id(node) in seen:
+        return
+    seen.add(id(node))
+    inside = node.value
+    if isinstance(node, yaml.MappingNode):
+        known: set[str] = set()
+        for key, _ in node.value:
+            if str(key.value) in known:
+                raise ValueError(f"{key.value} stands twice in one section (line {key.start_mark.line + 1})")
+            known.add(str(key.value))
+        inside = [value for _, value in node.value]
+    for entry in inside:
+        _refuse_doubles(entry, seen)
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
@@ -263,18 +347,22 @@ def _override(data: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise ValueError(f"override {override!r}: write it as key=value, such as train.steps=100")
+    try:
+        value = _parsed(text)
+    except ValueError as error:
+        raise ValueError(f"override {override!r}: the value is not YAML: {error}") from None
     *path, last = key.split(".")
     place: Any = data
     for step in path:
         if isinstance(place, list):
             place = place[_index(place, step, key)]
-            continue
-        if place.get(step) is None:
-            place[step] = {}
-        place = place[step]
+        else:
+            if place.get(step) is None:
+                place[step] = {}
+            place = place[step]
         if not isinstance(place, (dict, list)):
             raise ValueError(f"override {override!r}: {step} is {place!r}, not a section with keys of its own")
-    place[_index(place, last, key) if isinstance(place, list) else last] = yaml.safe_load(text)
+    place[_index(place, last, key) if isinstance(place, list) else last] = value
 
 
 def _index(entries: list[Any], step: str, key: str) -> int:
@@ -284,19 +372,29 @@ def _index(entries: list[Any], step: str, key: str) -> int:
 
 
 def _explained(error: ValidationError, model: type[BaseModel]) -> str:
-    """Every fault of a recipe as `key: what is wrong`, unknown keys with the nearest right one."""
-    faults = []
+    """Every fault of a recipe as `key is value; it must be ...`, unknown keys with the nearest right one."""
+    faults: dict[tuple[int | str, ...], list[Any]] = {}
     for fault in error.errors():
-        key = ".".join(map(str, fault["loc"]))
-        if fault["type"] == "extra_forbidden":
-            *path, last = fault["loc"]
-            known = _known_keys(model, path)
-            near = difflib.get_close_matches(str(last), known, n=1, cutoff=0.5)
-            advice = f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}"
-            faults.append(f"{key}: unknown key; {advice}")
-        else:
-            faults.append(f"{key}: {fault['msg']} (it is {fault['input']!r:.80})")
-    return "; ".join(faults)
+        # A key that may be true, false or a number has a fault for either reading.
+        place = tuple(step for step in fault["loc"] if step not in ("bool", "float"))
+        faults.setdefault(place, []).append(fault)
+    # An entry that is wrong inside counts as missing in its list as well: telling it once is enough.
+    inner = [at for at in faults if not any(other != at and other[: len(at)] == at for other in faults)]
+    return "; ".join(_told(place, faults[place], model) for place in inner)
+
+
+def _told(place: tuple[int | str, ...], faults: Sequence[Any], model: type[BaseModel]) -> str:
+    key, first = ".".join(map(str, place)), faults[0]
+    if first["type"] == "extra_forbidden":
+        known = _known_keys(model, place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+        return f"{key}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}")
+    if first["type"] == "missing":
+        return f"{key} is missing"
+    wanted = [WANTED.get(fault["type"].split("_")[0]) or fault["msg"] for fault in faults]
+    right = ", or ".join(text.removeprefix("Input should be ") for text in wanted)
+    # Few faults of pydantic's speak of something else than the value.
+    return f"{key}: {right}" if right[0].isupper() else f"{key} is {reprlib.repr(first['input'])}; it must be {right}"
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:

@@ -25,6 +25,7 @@ from vista_train.video.sampling import View
 
 MARK, INK, PAPER, BARE = (220, 30, 30), (30, 30, 30), (255, 255, 255), (200, 200, 200)
 MARGIN, LINE, SHEET_WIDTH = 8, 16, 1280
+PIXELS_PER_LETTER = 7.3
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,9 @@ def sheet(shown: Shown, view: View) -> Image.Image:
         for evidence in seen:
             box = view.pixels(shown.sample.video.size, evidence.box)
             edges = [round(edge * scale) for edge in box]
-            draw.rectangle((left + edges[0], top + edges[1], left + edges[2] - 1, top + edges[3] - 1), None, MARK, 2)
+            # Pillow draws the last pixel too; a box thinner than a pixel of the sheet is still one pixel.
+            right, bottom = max(edges[0], edges[2] - 1), max(edges[1], edges[3] - 1)
+            draw.rectangle((left + edges[0], top + edges[1], left + right, top + bottom), None, MARK, 2)
         draw.text((left, top + size[1]), f"{float(time):.2f} s" + (" *" if seen else ""), MARK if seen else INK, font)
     top = rows * (size[1] + LINE + MARGIN) + MARGIN
     draw.line((MARGIN, top, SHEET_WIDTH - MARGIN, top), BARE)
@@ -91,7 +94,7 @@ def _words(shown: Shown) -> list[str]:
         f"sources: {sources}",
         *([f"replaced: {shown.note}"] if shown.note else []),
     ]
-    return [part for line in text for part in textwrap.wrap(line, 175, subsequent_indent="    ")]
+    return [part for line in text for part in textwrap.wrap(line, int(SHEET_WIDTH / PIXELS_PER_LETTER), subsequent_indent="    ")]
 
 
 def page(everyone: Sequence[Shown], view: View) -> str:
@@ -128,6 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=1, help="how many positions to show")
     parser.add_argument("--out", default="preview.png", help="a .png, or an .html page of many")
     arguments = parser.parse_args(argv)
+    out = Path(arguments.out)
+    if out.suffix not in (".png", ".html"):
+        parser.error(f"--out is {out}; it must end in .png or .html")
+    if arguments.count < 1 or arguments.position < 0:
+        parser.error("--count must be at least 1, --position at least 0")
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
         dataset = recipe.make_dataset(recipe.make_family().codec)
@@ -137,7 +145,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ValueError, MediaError) as error:
         print(f"vista_train: {error}", file=sys.stderr)
         return 2
-    out = Path(arguments.out)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".html":
         out.write_text(page(everyone, view), encoding="utf-8")

@@ -88,9 +88,9 @@ def draw_box(
     span = min(window.right - window.left, window.bottom - window.top)
     share = Fraction(float(rng.uniform(*scale))).limit_denominator(10_000) * span
     rect = Rect.of_size(*base).part(Box(0, 0, share, share)).fitted(*inset, "letterbox")  # type: ignore[arg-type]
-    width, height = (rect.right - rect.left) / base[0], (rect.bottom - rect.top) / base[1]
+    width, height = rect.width / base[0], rect.height / base[1]
     content = view.content(base)
-    shown = min(width * (content.right - content.left), height * (content.bottom - content.top))
+    shown = min(width * content.width, height * content.height)
     if shown < view.min_pixels + 1:
         # One pixel more than asked for: rounding both edges may take one away.
         grown = (view.min_pixels + 1) / shown
@@ -111,12 +111,11 @@ def _spot(rng: np.random.Generator, low: Fraction, high: Fraction) -> Fraction:
 def _visible(view: View, base: tuple[int, int]) -> Box:
     """The part of the base that is on the canvas: all of it, unless it is cropped."""
     content = view.content(base)
-    width, height = content.right - content.left, content.bottom - content.top
     return Box(
-        max(Fraction(0), -content.left / width),
-        max(Fraction(0), -content.top / height),
-        min(Fraction(1), (view.width - content.left) / width),
-        min(Fraction(1), (view.height - content.top) / height),
+        max(Fraction(0), -content.left / content.width),
+        max(Fraction(0), -content.top / content.height),
+        min(Fraction(1), (view.width - content.left) / content.width),
+        min(Fraction(1), (view.height - content.top) / content.height),
     )
 
 

@@ -19,7 +19,7 @@ from vista_train.data.draws import draw_rng, permuted
 from vista_train.data.sources import ClipSource
 from vista_train.types import Encoded, Failure, Plan, Sample
 from vista_train.video.composition import Clip
-from vista_train.video.decode import MediaError
+from vista_train.video.decode import MediaError, read
 from vista_train.video.render import render
 from vista_train.video.sampling import View
 
@@ -160,7 +160,7 @@ class VistaDataset(Dataset):
         facts = {
             "seed": self.seed,
             "epoch_samples": self.epoch_samples,
-            "sources": {name: [self.weights[name], source.digest] for name, source in self.sources.items()},
+            "sources": [[name, self.weights[name], source.digest] for name, source in self.sources.items()],
             "mix": [
                 [item.augment.name, item.weight, asdict(item.augment), {k: list(v) for k, v in item.sources.items()}]
                 for item in self.mix
@@ -181,13 +181,20 @@ class VistaDataset(Dataset):
         try:
             return self._compose_or_raise(position, attempt)
         except CannotComposeError as error:
-            failures.append(Failure(position, attempt, "", str(error)))
+            failures.append(Failure(position, attempt, self._drawn(position, attempt).augment.name, str(error)))
             return None
 
-    def _compose_or_raise(self, position: int, attempt: int) -> Composed:
+    def _drawn(self, position: int, attempt: int) -> Ingredient:
+        """The augmentation of an attempt at a position, drawn by weight."""
+        if position < 0:
+            raise ValueError(f"position is {position}; positions count from 0")
         epoch, index = divmod(position, self.epoch_samples)
         pick = draw_rng(self.seed, epoch, index, 0, attempt)
-        ingredient = self.mix[_weighted(pick, [item.weight for item in self.mix])]
+        return self.mix[_weighted(pick, [item.weight for item in self.mix])]
+
+    def _compose_or_raise(self, position: int, attempt: int) -> Composed:
+        ingredient = self._drawn(position, attempt)
+        epoch, index = divmod(position, self.epoch_samples)
         reason = ""
         for number in range(NUM_TRIES):
             try:
@@ -213,7 +220,7 @@ class VistaDataset(Dataset):
         cast: dict[str, tuple[Clip, ...]] = {roles[0].name: self._anchored(ingredient, source, row, rng(2))}
         for order, role in enumerate(roles[1:]):
             pool = ingredient.names(role, tuple(self.sources))
-            cast[role.name] = self._others(role, role.count, pool, anchor, rng(3 + order))
+            cast[role.name] = self._others(role, 0, pool, anchor, rng(3 + order))
         sample = augment(rng(DRAWS_PER_TRY - 2), cast, self.codec.view)
         try:
             plan = self.codec.plan(sample)
@@ -230,15 +237,15 @@ class VistaDataset(Dataset):
         if role.relation == "same_source_consecutive":
             return _window(role, source, row)
         pool = ingredient.names(role, tuple(self.sources))
-        return (anchor, *self._others(role, role.count - 1, pool, anchor, rng))
+        return (anchor, *self._others(role, 1, pool, anchor, rng))
 
     def _others(
-        self, role: Role, count: int, names: Sequence[str], anchor: Clip, rng: np.random.Generator
+        self, role: Role, have: int, names: Sequence[str], anchor: Clip, rng: np.random.Generator
     ) -> tuple[Clip, ...]:
-        """Clips drawn uniformly, with replacement, never the anchor's file nor its caption."""
+        """Clips for a role that has `have`: uniformly, with replacement, never the anchor's file nor its caption."""
         sizes = np.cumsum([len(self.sources[name]) for name in names])
         clips: list[Clip] = []
-        for _ in range(count):
+        while have + len(clips) < role.count:
             for _ in range(NUM_REDRAWS):
                 number = int(rng.integers(sizes[-1]))
                 at = int(np.searchsorted(sizes, number, side="right"))
@@ -247,23 +254,43 @@ class VistaDataset(Dataset):
                     clips.append(clip)
                     break
             else:
-                raise CannotComposeError(f"no clip beside {anchor.path} can play {role.name!r}")
+                if have + len(clips) >= role.min_count:
+                    break
+                raise CannotComposeError(
+                    f"no clip beside {anchor.path} can play {role.name!r}: it must be another file with other words"
+                )
         return tuple(clips)
 
     def _check(self) -> None:
         """Every augmentation of the mix can be made at least once, or `ValueError` names it, its roles and why."""
         if not self.mix:
             raise ValueError("augment: no augmentation has a weight above 0")
+        try:
+            read(self.root, (), self.reader)
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"data.reader: {error}") from error
         for ingredient in self.mix:
-            for role in ingredient.augment.roles:
-                unknown = sorted(set(ingredient.names(role, tuple(self.sources))) - set(self.sources))
-                if unknown:
-                    known = ", ".join(self.sources)
-                    raise ValueError(
-                        f"augment.{ingredient.augment.name}.sources.{role.name}: no manifest is named "
-                        f"{unknown[0]!r}; known: {known}"
-                    )
+            self._check_sources(ingredient)
             self._check_can_compose(ingredient)
+
+    def _check_sources(self, ingredient: Ingredient) -> None:
+        key, roles = f"augment.{ingredient.augment.name}.sources", ingredient.augment.roles
+        unknown = sorted(set(ingredient.sources) - {role.name for role in roles})
+        if unknown:
+            known = ", ".join(role.name for role in roles)
+            raise ValueError(f"{key}.{unknown[0]}: there is no such role; known: {known}")
+        for role in roles:
+            names = ingredient.names(role, tuple(self.sources))
+            unknown = sorted(set(names) - set(self.sources))
+            if unknown or not names:
+                wrong = f"no manifest is named {unknown[0]!r}" if unknown else "no manifest is given"
+                raise ValueError(f"{key}.{role.name}: {wrong}; known: {', '.join(self.sources)}")
+        names = ingredient.names(roles[0], tuple(self.sources))
+        if not any(self.weights[name] for name in names):
+            raise ValueError(
+                f"data.manifests: {', '.join(names)} must have a weight above 0, since the {roles[0].name} "
+                f"of {ingredient.augment.name} is drawn by it"
+            )
 
     def _check_can_compose(self, ingredient: Ingredient) -> None:
         reason = ""

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
-import heapq
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from vista_train.types import Plan
+
+COST_UNITS = 1 << 36
+"""Costs are dealt as whole numbers up to this: their sums are exact in any order, so every rank deals alike."""
+EVEN_ENOUGH = 0.999
+"""The efficiency at which no more samples are moved."""
 
 
 @dataclass(frozen=True)
@@ -22,8 +28,9 @@ class Deal:
 def deal(plans: Sequence[Plan], ranks: int, max_row_tokens: int, max_row_patches: int) -> Deal:
     """Deal samples into `ranks` x micro-steps rows, in the fewest micro-steps for which every row fits the budget.
 
-    Dearest first to the cheapest row with room (LPT; Graham, 1969), then moves and swaps that lower the dearest row,
-    then rows of like cost side by side in one micro-step. Deterministic. `ValueError` for a sample over the budget.
+    Dearest first to the cheapest row with room (LPT; Graham, 1969), rows of like cost side by side in one micro-step,
+    then moves and swaps that make a micro-step's dearest row cheaper. Deterministic. `ValueError` for a sample over
+    the budget.
     """
     for index, plan in enumerate(plans):
         if plan.tokens > max_row_tokens or plan.patches > max_row_patches:
@@ -31,97 +38,92 @@ def deal(plans: Sequence[Plan], ranks: int, max_row_tokens: int, max_row_patches
                 f"sample {index} of the step plans {plan.tokens} tokens and {plan.patches} patches, over "
                 f"max_row_tokens {max_row_tokens} or max_row_patches {max_row_patches}; lower max_tokens or view.frames"
             )
-    tokens, patches = sum(plan.tokens for plan in plans), sum(plan.patches for plan in plans)
-    rows_needed = max(1, math.ceil(tokens / max_row_tokens), math.ceil(patches / max_row_patches))
-    micro_steps = math.ceil(rows_needed / ranks)
-    while True:
-        rows = _fill(plans, ranks * micro_steps, max_row_tokens, max_row_patches)
-        if rows is not None:
-            break
+    unit = max((plan.cost for plan in plans), default=0.0) / COST_UNITS or 1.0
+    sizes = [(round(plan.cost / unit), plan.tokens, plan.patches) for plan in plans]
+    sizes_N3 = np.array(sizes, dtype=np.float64).reshape(-1, 3)
+    most_3 = np.array([math.inf, max_row_tokens, max_row_patches])
+    micro_steps = max(1, math.ceil((sizes_N3.sum(axis=0) / most_3).max() / ranks))
+    while (table := _filled(sizes_N3, most_3, ranks, micro_steps)) is None:
         micro_steps += 1
-    for row in rows:
-        row.members.sort()
-    rows.sort(key=lambda row: (-row.cost, row.members))
-    grouped = [rows[start : start + ranks] for start in range(0, len(rows), ranks)]
-    waited = ranks * sum(group[0].cost for group in grouped)
-    total = sum(plan.cost for plan in plans)
-    return Deal(
-        rows=tuple(tuple(tuple(row.members) for row in group) for group in grouped),
-        efficiency=total / waited if waited else 1.0,
-    )
+    # Each round makes one row cheaper, and few rows need more than a handful.
+    for _ in range(8 * ranks * micro_steps):
+        if table.efficiency() >= EVEN_ENOUGH or not any(table.relieve(row) for row in table.grouped_MR()[:, 0]):
+            break
+    rows = tuple(tuple(table.members(row) for row in group) for group in table.grouped_MR())
+    return Deal(rows, table.efficiency())
 
 
-@dataclass
-class _Row:
-    """A row being filled."""
+class _Table:
+    """N samples dealt into R rows. Of a sample and of a row there are three sizes: cost, tokens and patches."""
 
-    members: list[int]
-    cost: float = 0.0
-    tokens: int = 0
-    patches: int = 0
+    def __init__(self, sizes_N3: np.ndarray, most_3: np.ndarray, ranks: int, micro_steps: int) -> None:
+        self.sizes_N3, self.most_3, self.ranks = sizes_N3, most_3, ranks
+        self.row_of_N = np.full(len(sizes_N3), -1)
+        self.loads_R3 = np.zeros((ranks * micro_steps, 3))
 
-    def change(self, plan: Plan, sign: int) -> None:
-        self.cost += sign * plan.cost
-        self.tokens += sign * plan.tokens
-        self.patches += sign * plan.patches
+    def put(self, sample: int, row: int) -> None:
+        if self.row_of_N[sample] >= 0:
+            self.loads_R3[self.row_of_N[sample]] -= self.sizes_N3[sample]
+        self.row_of_N[sample] = row
+        self.loads_R3[row] += self.sizes_N3[sample]
+
+    def members(self, row: int) -> tuple[int, ...]:
+        return tuple(np.flatnonzero(self.row_of_N == row).tolist())
+
+    def grouped_MR(self) -> np.ndarray:
+        """The rows of each micro-step, dearest first: rows of like cost side by side."""
+        return np.argsort(-self.loads_R3[:, 0], kind="stable").reshape(-1, self.ranks)
+
+    def efficiency(self) -> float:
+        cost_R = self.loads_R3[:, 0]
+        waited = self.ranks * cost_R[self.grouped_MR()[:, 0]].sum()
+        return float(cost_R.sum() / waited) if waited else 1.0
+
+    def relieve(self, dear: int) -> bool:
+        """Make the dearest row of a micro-step cheaper by the best move or swap with any other row, if there is one.
+
+        The other row stays cheaper than the dearest of its own micro-step. G samples may be given, for C others or
+        nothing.
+        """
+        grouped_MR = self.grouped_MR()
+        ceiling_R = np.empty(len(self.loads_R3))
+        ceiling_R[grouped_MR] = self.loads_R3[grouped_MR[:, :1], 0]
+        given_G = np.flatnonzero(self.row_of_N == dear)
+        # Every row has nothing to offer too.
+        taken_C3 = np.concatenate([self.sizes_N3, np.zeros_like(self.loads_R3)])
+        row_C = np.concatenate([self.row_of_N, np.arange(len(self.loads_R3))])
+        moved_GC3 = self.sizes_N3[given_G, None] - taken_C3
+        dear_GC3, other_GC3 = self.loads_R3[dear] - moved_GC3, self.loads_R3[row_C] + moved_GC3
+        fits_GC = (dear_GC3 <= self.most_3).all(axis=2) & (other_GC3 <= self.most_3).all(axis=2)
+        helps_GC = (moved_GC3[..., 0] > 0) & (other_GC3[..., 0] < ceiling_R[row_C])
+        if not (fits_GC & helps_GC).any():
+            return False
+        beside_C = ceiling_R[row_C] == ceiling_R[dear]
+        dearest_GC = np.where(beside_C, np.maximum(dear_GC3, other_GC3)[..., 0], dear_GC3[..., 0])
+        best = np.where(fits_GC & helps_GC, dearest_GC, math.inf).argmin()
+        given, taken = np.unravel_index(best, dearest_GC.shape)
+        self.put(int(given_G[given]), int(row_C[taken]))
+        if taken < len(self.sizes_N3):
+            self.put(int(taken), dear)
+        return True
 
 
-def _fill(plans: Sequence[Plan], num_rows: int, max_tokens: int, max_patches: int) -> list[_Row] | None:
-    """Rows of even cost within the budget; None if the greedy order finds no room for a sample."""
-    rows = [_Row([]) for _ in range(num_rows)]
-    cheapest = [(0.0, number) for number in range(num_rows)]
-    for index in sorted(range(len(plans)), key=lambda i: (-plans[i].cost, i)):
-        plan, full = plans[index], []
-        while cheapest:
-            cost, number = heapq.heappop(cheapest)
-            row = rows[number]
-            if row.tokens + plan.tokens <= max_tokens and row.patches + plan.patches <= max_patches:
-                row.members.append(index)
-                row.change(plan, 1)
-                heapq.heappush(cheapest, (row.cost, number))
+def _filled(sizes_N3: np.ndarray, most_3: np.ndarray, ranks: int, micro_steps: int) -> _Table | None:
+    """Every sample in a row with room for it: evenly if that can be done, else packed tightly, largest first.
+
+    None if a sample finds no room in either order.
+    """
+    cost_N, share_N3 = sizes_N3[:, 0], sizes_N3 / most_3
+    for largest_N, tightly in ((cost_N, False), (share_N3.max(axis=1), True), (share_N3.sum(axis=1), True)):
+        table = _Table(sizes_N3, most_3, ranks, micro_steps)
+        for sample in np.argsort(-largest_N, kind="stable"):
+            has_room_R = (table.loads_R3 + sizes_N3[sample] <= most_3).all(axis=1)
+            fullness_R = (table.loads_R3 / most_3).max(axis=1)
+            choice_R = np.where(has_room_R, -fullness_R if tightly else table.loads_R3[:, 0], math.inf)
+            row = int(choice_R.argmin())
+            if not has_room_R[row]:
                 break
-            full.append((cost, number))
-        else:
-            return None
-        for entry in full:
-            heapq.heappush(cheapest, entry)
-    _even_out(rows, plans, max_tokens, max_patches)
-    return rows
-
-
-def _even_out(rows: list[_Row], plans: Sequence[Plan], max_tokens: int, max_patches: int) -> None:
-    """Move or swap samples out of the dearest row for as long as that makes it cheaper."""
-    for _ in range(4 * len(rows)):
-        dearest = max(rows, key=lambda row: row.cost)
-        if not any(
-            _relieve(dearest, row, plans, max_tokens, max_patches) for row in sorted(rows, key=lambda r: r.cost)
-        ):
-            return
-
-
-def _relieve(dear: _Row, other: _Row, plans: Sequence[Plan], max_tokens: int, max_patches: int) -> bool:
-    """Give one sample of `dear` to `other`, perhaps for a cheaper one; whether a change helped was found."""
-    gap = dear.cost - other.cost
-    for given in sorted(dear.members, key=lambda i: -plans[i].cost):
-        for taken in (None, *other.members):
-            moved = plans[given].cost - (plans[taken].cost if taken is not None else 0.0)
-            if not 1e-9 * dear.cost < moved < gap:
-                continue
-            tokens = other.tokens + plans[given].tokens - (plans[taken].tokens if taken is not None else 0)
-            patches = other.patches + plans[given].patches - (plans[taken].patches if taken is not None else 0)
-            back = plans[taken].tokens - plans[given].tokens if taken is not None else 0
-            back_patches = plans[taken].patches - plans[given].patches if taken is not None else 0
-            fits = tokens <= max_tokens and patches <= max_patches
-            if fits and dear.tokens + back <= max_tokens and dear.patches + back_patches <= max_patches:
-                _exchange(dear, other, given, taken, plans)
-                return True
-    return False
-
-
-def _exchange(dear: _Row, other: _Row, given: int, taken: int | None, plans: Sequence[Plan]) -> None:
-    pairs = [(given, dear, other)] if taken is None else [(given, dear, other), (taken, other, dear)]
-    for index, source, target in pairs:
-        source.members.remove(index)
-        target.members.append(index)
-        source.change(plans[index], -1)
-        target.change(plans[index], 1)
+            table.put(int(sample), row)
+        if (table.row_of_N >= 0).all():
+            return table
+    return None

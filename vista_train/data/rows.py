@@ -41,7 +41,7 @@ class RowBudget:
     def __post_init__(self) -> None:
         for name in ("batch_samples", "max_row_tokens", "max_row_patches"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
 
 
 class RowPlanner(Sampler[RowPlan]):

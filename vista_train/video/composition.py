@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from numbers import Integral
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -28,8 +29,9 @@ def exact(value: Number) -> Fraction:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{value} is not a finite number")
-        return Fraction(repr(value))
-    return Fraction(value)
+        # numpy's float64 is a float, but prints its name too.
+        return Fraction(repr(float(value)))
+    return Fraction(int(value)) if isinstance(value, Integral) else Fraction(value)
 
 
 def _ratio(value: Fraction) -> str:
@@ -140,8 +142,7 @@ class Clip(Video):
             raise ValueError(
                 f"clip {self.path!r}: span [{float(self.start)}, {float(self.end)}) s must be 0 <= start < end"
             )
-        if self.width < 1 or self.height < 1:
-            raise ValueError(f"clip {self.path!r}: size {self.width}x{self.height} must be at least 1x1 pixels")
+        _check_size(f"clip {self.path!r}", self.size)
         if self.fps <= 0:
             raise ValueError(f"clip {self.path!r}: fps {float(self.fps)} must be above 0")
 
@@ -225,6 +226,7 @@ class Concat(Video):
         if not self.parts:
             raise ValueError("Concat needs at least one part")
         object.__setattr__(self, "size", self.parts[0].size if tuple(self.size) == (0, 0) else tuple(self.size))
+        _check_size("Concat", self.size)
         _check_fit(self.fit)
 
     @property
@@ -336,6 +338,7 @@ class Grid(Video):
             raise ValueError(
                 f"a grid of {self.rows}x{self.columns} needs {self.rows * self.columns} cells, not {len(self.cells)}"
             )
+        _check_size("Grid", self.size)
         _check_fit(self.fit)
 
     @property
@@ -421,6 +424,11 @@ def _clip_from_json(data: Mapping[str, Any]) -> Clip:
 def _pair(values: Sequence[int]) -> tuple[int, int]:
     width, height = values
     return (int(width), int(height))
+
+
+def _check_size(what: str, size: tuple[int, int]) -> None:
+    if min(size) < 1:
+        raise ValueError(f"{what}: size {size[0]}x{size[1]} must be at least 1x1 pixels")
 
 
 def _check_fit(fit: str) -> None:

@@ -11,8 +11,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vista_train.video.composition import Clip, Concat, Fit, Grid, Overlay, Video
+from vista_train.video.composition import Box, Clip, Concat, Fit, Grid, Overlay, Video
 from vista_train.video.decode import MediaError, Wanted, read, resolve
+from vista_train.video.decode.base import resized
 from vista_train.video.sampling import Pixels, Rect, View
 
 
@@ -79,9 +80,15 @@ class _Slot:
     window: Pixels
     holes: tuple[Pixels, ...] = ()
 
-    def fitted(self, rect: Rect, video: Video, fit: Fit) -> _Slot:
-        """The slot of a part: `video` fitted into `rect`, painting nothing outside it."""
-        return _Slot(rect.fitted(*video.size, fit), self.window & rect.pixels(), self.holes)
+    def fitted(self, video: Video, box: Box, part: Video, fit: Fit) -> _Slot:
+        """The slot of a part of `video`, fitted into `box` of its frame and painting nothing outside it.
+
+        A video may be squashed into its slot. Its parts are then squashed with it, not fitted anew.
+        """
+        rect = self.rect.part(box)
+        scale_x, scale_y = self.rect.width / video.size[0], self.rect.height / video.size[1]
+        place = rect.fitted(part.size[0] * scale_x, part.size[1] * scale_y, fit)
+        return _Slot(place, self.window & rect.pixels(), self.holes)
 
     def requests(self, video: Video, shown: list[tuple[int, Fraction]]) -> Iterator[Request]:
         """The pictures of `video` in this slot at `shown`: (frame index, time in the video) pairs."""
@@ -96,25 +103,23 @@ class _Slot:
             case Concat():
                 for part, span in zip(video.parts, video.spans(), strict=True):
                     inside = [(frame, time - span.start) for frame, time in shown if time in span]
-                    yield from self.fitted(self.rect, part, video.fit).requests(part, inside)
+                    yield from self.fitted(video, Box(), part, video.fit).requests(part, inside)
             case Overlay():
                 yield from self._overlay(video, shown)
             case Grid():
                 for index, cell in enumerate(video.cells):
-                    rect = self.rect.part(video.box_of(index))
-                    yield from self.fitted(rect, cell, video.fit).requests(cell, shown)
+                    yield from self.fitted(video, video.box_of(index), cell, video.fit).requests(cell, shown)
             case _:
                 raise TypeError(f"{type(video).__name__} is not a composition that can be rendered")
 
     def _overlay(self, video: Overlay, shown: list[tuple[int, Fraction]]) -> Iterator[Request]:
-        rect = self.rect.part(video.box)
         covered = [(frame, time) for frame, time in shown if time in video.span]
         bare = [(frame, time) for frame, time in shown if time not in video.span]
-        base = _Slot(self.rect, self.window, (*self.holes, rect.pixels()))
+        base = _Slot(self.rect, self.window, (*self.holes, self.rect.part(video.box).pixels()))
         yield from base.requests(video.base, covered)
         yield from self.requests(video.base, bare)
         inset = [(frame, time - video.start) for frame, time in covered]
-        yield from self.fitted(rect, video.inset, video.fit).requests(video.inset, inset)
+        yield from self.fitted(video, video.box, video.inset, video.fit).requests(video.inset, inset)
 
 
 def _hidden(request: Request) -> bool:
@@ -143,12 +148,7 @@ def _from_memory(request: Request, width: int, height: int) -> np.ndarray:
     frames_TCHW = request.clip.frames_TCHW
     assert frames_TCHW is not None
     index = min(int(request.time * request.clip.fps), len(frames_TCHW) - 1)
-    picture_1CHW = frames_TCHW[index : index + 1]
-    if picture_1CHW.shape[2:] != (height, width):
-        picture_1CHW = torch.nn.functional.interpolate(
-            picture_1CHW, size=(height, width), mode="bilinear", antialias=True, align_corners=False
-        )
-    return picture_1CHW[0].permute(1, 2, 0).numpy()
+    return resized(frames_TCHW[index].permute(1, 2, 0).numpy(), width, height)
 
 
 def _paint(frame_HWC: np.ndarray, picture_HWC: np.ndarray, request: Request) -> None:

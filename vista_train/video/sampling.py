@@ -24,17 +24,24 @@ class Rect(NamedTuple):
     def of_size(cls, width: int, height: int) -> Rect:
         return cls(Fraction(0), Fraction(0), Fraction(width), Fraction(height))
 
+    @property
+    def width(self) -> Fraction:
+        return self.right - self.left
+
+    @property
+    def height(self) -> Fraction:
+        return self.bottom - self.top
+
     def part(self, box: Box) -> Rect:
         """Where `box`, in fractions of this rectangle, lies on the canvas."""
-        width, height = self.right - self.left, self.bottom - self.top
         return Rect(
-            self.left + box.left * width,
-            self.top + box.top * height,
-            self.left + box.right * width,
-            self.top + box.bottom * height,
+            self.left + box.left * self.width,
+            self.top + box.top * self.height,
+            self.left + box.right * self.width,
+            self.top + box.bottom * self.height,
         )
 
-    def fitted(self, width: int, height: int, fit: Fit) -> Rect:
+    def fitted(self, width: int | Fraction, height: int | Fraction, fit: Fit) -> Rect:
         """Where a picture of width x height lies when it is fitted into this rectangle, centred.
 
         `letterbox` keeps all of it and leaves bars, `crop` covers the rectangle and overhangs, `squash` ignores
@@ -42,10 +49,9 @@ class Rect(NamedTuple):
         """
         if fit == "squash":
             return self
-        slot_width, slot_height = self.right - self.left, self.bottom - self.top
-        ratios = (slot_width / width, slot_height / height)
+        ratios = (self.width / width, self.height / height)
         scale = min(ratios) if fit == "letterbox" else max(ratios)
-        margin_x, margin_y = (slot_width - width * scale) / 2, (slot_height - height * scale) / 2
+        margin_x, margin_y = (self.width - width * scale) / 2, (self.height - height * scale) / 2
         return Rect(self.left + margin_x, self.top + margin_y, self.right - margin_x, self.bottom - margin_y)
 
     def pixels(self) -> Pixels:

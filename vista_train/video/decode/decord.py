@@ -1,4 +1,4 @@
-"""A reader on decord: what most video training code uses, for comparison. Silently wrong on what `KNOWN_WRONG` lists."""
+"""A reader on decord, which most video training code uses; silently wrong on what `KNOWN_WRONG` lists."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ import numpy as np
 
 from vista_train.video.decode.base import MediaUnreadable, Wanted, check_file, resized
 
-KNOWN_WRONG = {}
+KNOWN_WRONG = {
+    "AVI with B-frames": "wrong frames",
+    "HEVC with open GOP": "wrong frames",
+    "MPEG-TS": "wrong frames",
+    "edit list": "wrong frames",
+    "open GOP in MP4": "wrong frames",
+    "open GOP in Matroska": "wrong frames",
+}
+"""Kinds of file of which other frames are given than are shown at the time asked for, without an error."""
 
 
 class DecordReader:

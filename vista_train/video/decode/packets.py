@@ -56,13 +56,14 @@ class PacketIndex:
         """The index of `packets`, which come in the order of decoding.
 
         `can_seek`: the container finds its keyframes. `reorders`: the codec says that frames are not shown in the
-        order they are decoded in; pts that then all equal dts are made up. `Anomaly` when frames have no times.
+        order they are decoded in. Pts that rise in that order all the same are made up (AVI stores none), or such
+        that counting gives the same. `Anomaly` when frames have no times.
         """
         displayed = [packet for packet in packets if packet.is_shown]
         if not displayed:
             raise Anomaly("no frame is shown")
-        made_up = reorders and len(packets) > 1 and all(packet.pts == packet.dts for packet in packets)
         position_of_pts = {packet.pts: at for at, packet in enumerate(packets) if packet.pts is not None}
+        made_up = reorders and len(packets) > 1 and list(position_of_pts) == sorted(position_of_pts)
         by_pts = not made_up and len(position_of_pts) == len(packets)
         shown = _times(displayed)
         first = packets[0]

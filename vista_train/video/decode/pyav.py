@@ -23,7 +23,7 @@ import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
 from av.stream import Discard, Disposition
-from av.video.frame import VideoFrame
+from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
@@ -33,6 +33,8 @@ from vista_train.video.decode.packets import Anomaly, PacketIndex, Run, Stamps, 
 # No playlists and image sequences, which open further files; no raw streams, which carry no times.
 CONTAINERS = ("mov", "matroska", "avi", "flv", "mpegts", "mpeg", "asf", "ogg", "gif", "ivf", "mxf", "nut", "rm")
 SEEKABLE = frozenset({"mov", "matroska", "flv", "mpegts"})
+KNOWN_WRONG: dict[str, str] = {}
+"""Kinds of file of which other frames are given than are shown at the time asked for: none known."""
 WHOLE = Fraction(98, 100)
 """A file with fewer packets than this part of what its header promises was cut off."""
 MATROSKA_DURATION = re.compile(r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+(\.\d+)?)")
@@ -139,7 +141,8 @@ def sparse_frames(source: Source, index: PacketIndex, ranks: Iterable[int]) -> I
         for packet in run_packets(source, index, Run(0, 0, frozenset({0}))):
             source.stream.decode(packet)
     for run in runs:
-        yield from _ranked(source.frames(run_packets(source, index, run)), index)
+        frames = source.frames(run_packets(source, index, run))
+        yield from _ranked(_from_keyframe(frames, index.packets[run.start]) if run.start else frames, index)
 
 
 def run_packets(source: Source, index: PacketIndex, run: Run) -> Iterator[Packet]:
@@ -157,12 +160,24 @@ def run_packets(source: Source, index: PacketIndex, run: Run) -> Iterator[Packet
             continue
         if position != expected:
             raise Anomaly("a seek does not lead where the packets say")
-        decoder.skip_frame = "DEFAULT" if position in run.wanted else "NONREF"
+        decoder.skip_frame = "DEFAULT" if position in run.wanted or position == run.start else "NONREF"
         yield packet
         if position == run.end:
             return
         expected += 1
     raise Anomaly("packets are missing after a seek")
+
+
+def _from_keyframe(frames: Iterable[VideoFrame], key: Stamps) -> Iterator[VideoFrame]:
+    """The frames of a run, if its keyframe is whole. Streams that refresh bit by bit mark frames as keys that are not:
+    what is decoded from there looks right after a while, and differs."""
+    checked = not key.is_shown
+    for frame in frames:
+        if not checked and frame.pts is not None and key.pts is not None and frame.pts >= key.pts:
+            if frame.pts > key.pts or frame.pict_type in (PictureType.P, PictureType.B):
+                raise Anomaly("a keyframe is not whole")
+            checked = True
+        yield frame
 
 
 def _ranked(frames: Iterable[VideoFrame], index: PacketIndex) -> Iterator[tuple[int, VideoFrame]]:

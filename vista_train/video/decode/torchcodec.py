@@ -1,4 +1,4 @@
-"""A reader on torchcodec: PyTorch's own, for comparison. Wrong, or without an answer, on what `KNOWN_WRONG` lists."""
+"""A reader on torchcodec, PyTorch's own; wrong, or without an answer, on what `KNOWN_WRONG` lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ try:
 except (RuntimeError, OSError) as error:
     raise ImportError("torchcodec is installed but finds no shared FFmpeg libraries on this system") from error
 
-KNOWN_WRONG: dict[str, str] = {}
+KNOWN_WRONG = {"AVI with B-frames": "refused", "MPEG-TS": "refused", "edit list": "wrong frames"}
+"""Kinds of file that are refused, or of which other frames are given than are shown at the time asked for."""
 BATCH = 16
 """Frames held at full size at once."""
 SHORTEST_SECONDS = 1e-3
