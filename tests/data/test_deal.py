@@ -115,7 +115,7 @@ def test_the_order_of_costs_counts_and_not_their_unit():
 
 
 def test_rows_of_a_mixed_step_are_even():
-    """The aim is 0.95 at any number of ranks, 16 samples each; the first line is what dealing in order gives."""
+    """The aim is 0.95 at any number of ranks, 16 samples each; `in order` is what filling row after row gives."""
     print(f"\n{'ranks':>6} {'samples':>8} {'micro-steps':>12} {'in order':>9} {'worst':>7} {'mean':>7} {'ms':>7}")
     for ranks, num_seeds in ((1, 5), (2, 10), (8, 10), (64, 2)):
         efficiencies, plain, seconds = [], [], []
@@ -149,7 +149,7 @@ def in_order(plans, ranks):
 
 
 def test_a_dear_sample_is_accompanied_in_its_micro_step():
-    """Four rows wait for the sample of 90 anyway: the rest shares that micro-step as far as the budget goes."""
+    """The other rank waits for the sample of 90 tokens anyway, so its row is filled as far as the budget goes."""
     plans = [plan_of(90, cost=90 * 90), *[plan_of(30, cost=30 * 30)] * 9]
     dealt = deal(plans, 2, 100, 100)
     check_dealt(plans, dealt, 2, 100, 100)

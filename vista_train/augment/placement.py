@@ -66,16 +66,20 @@ def draw_two_starts(
     )
 
 
-def seen_host(host: Clip, length: Fraction, view: View) -> Clip:
+def seen_host(host: Clip, length: Fraction, added: Fraction, view: View) -> Clip:
     """The host, cut at its end where its stride would be too long to show `length` seconds on enough frames.
 
-    The rule: `min_visible - 1` strides of host and needle together may take at most 3/4 of the needle.
+    The rule: `min_visible - 1` strides of the composed video, which lasts `added` seconds longer than the host, may
+    take at most 3/4 of `length`.
     """
-    if view.min_visible == 1 or view.sampling == "fps":
+    if view.min_visible == 1:
         return host
-    longest = Fraction(3, 4) * length * view.frames / (view.min_visible - 1) - length
+    longest = Fraction(3, 4) * length * view.frames / (view.min_visible - 1) - added
     if longest <= 0:
-        raise CannotComposeError(f"a needle of {float(length):.2f} s is too short for {view.min_visible} frames")
+        raise CannotComposeError(
+            f"{float(length):.2f} s of a needle in {host.path} are too short to be seen on {view.min_visible} of "
+            f"{view.frames} frames"
+        )
     return host.subclip(0, min(host.duration, longest))
 
 
@@ -137,7 +141,8 @@ def seen_parts(clips: Sequence[Clip], view: View, min_parts: int) -> tuple[Clip,
                 break
             cap = max(shortest, cap * Fraction(9, 10))
         kept.pop()
-    raise CannotComposeError(f"{min_parts} of {len(clips)} joined clips are not all seen on {view.frames} frames")
+    names = ", ".join(clip.path for clip in clips)
+    raise CannotComposeError(f"not {min_parts} of the clips {names}, when joined, are all seen on {view.frames} frames")
 
 
 def _all_seen(parts: Sequence[Clip], view: View) -> bool:

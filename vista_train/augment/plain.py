@@ -23,7 +23,9 @@ class Plain(Augment):
 
     def apply(self, clips: Cast, params: Params) -> Sample:
         (clip,), wording = clips["clip"], params["wording"]
-        caption = questions.Asked(questions.one_of(wordings.PLAIN, wording), questions.sentence(clip.caption))
-        asked = questions.about(clip, "", wording) if clip.qa else caption
+        if clip.qa:
+            asked = questions.about(clip, "", wording)
+        else:
+            asked = questions.Asked(questions.one_of(wordings.PLAIN, wording), questions.told(clip))
         evidence = (Evidence(Span(0, clip.duration)),)  # type: ignore[arg-type]
         return Sample(clip, questions.converse(asked, wording), evidence, self.name)

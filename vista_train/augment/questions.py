@@ -5,7 +5,7 @@ from __future__ import annotations
 import string
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -16,6 +16,7 @@ from vista_train.video.composition import QA, Clip
 
 LETTERS = "ABCD"
 NUM_DISTRACTORS = len(LETTERS) - 1
+Chosen = TypeVar("Chosen")
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ def draw_wording(rng: np.random.Generator, multiple_choice: float = 0.0) -> Word
     return Wording(pick=int(rng.integers(1 << 62)), letter=letter if asks_options else None)
 
 
-def one_of(texts: Sequence[str], wording: Wording) -> str:
-    """The wording that was picked."""
-    return texts[wording.pick % len(texts)]
+def one_of(texts: Sequence[Chosen], wording: Wording, turn: int = 0) -> Chosen:
+    """The one that was picked; each turn (0 to 4) picks independently of the others."""
+    return texts[(wording.pick >> 12 * turn) % len(texts)]
 
 
 def about(clip: Clip, where: str, wording: Wording, shown: Iterable[Clip] = (), absent: Iterable[Clip] = ()) -> Asked:
@@ -58,17 +59,16 @@ def about(clip: Clip, where: str, wording: Wording, shown: Iterable[Clip] = (), 
     question. Otherwise the caption is asked for, and other captions are wrong.
     """
     if clip.qa:
-        qa = clip.qa[wording.pick // 7 % len(clip.qa)]
+        qa = one_of(clip.qa, wording, turn=1)
         return Asked(
             f"{where} {qa.question}".strip(),
             qa.answer,
             _answers(shown, qa),
             (*qa.distractors, *_answers(absent, qa)),
         )
-    ask = one_of(wordings.ASK_CONTENT, Wording(wording.pick // 13, None))
     return Asked(
-        f"{where} {ask}".strip(),
-        sentence(clip.caption),
+        f"{where} {one_of(wordings.ASK_CONTENT, wording, turn=1)}".strip(),
+        told(clip),
         tuple(sentence(other.caption) for other in shown),
         tuple(sentence(other.caption) for other in absent),
     )
@@ -79,12 +79,13 @@ def neighbour(
 ) -> Asked:
     """A question about the part next to the `known` one, which its caption names; `CannotComposeError` if that
     caption names another part as well."""
+    event, answer = phrase(told(parts[known])), told(parts[asked])
     captions = [normal(part.caption) for part in parts]
     if captions.count(captions[known]) > 1:
         raise CannotComposeError(f"two parts of the video have the caption {parts[known].caption!r}")
     return Asked(
-        one_of(texts, wording).format(event=phrase(parts[known].caption)),
-        sentence(parts[asked].caption),
+        one_of(texts, wording).format(event=event),
+        answer,
         tuple(sentence(part.caption) for number, part in enumerate(parts) if number not in (known, asked)),
         tuple(sentence(clip.caption) for clip in absent if normal(clip.caption) != captions[known]),
     )
@@ -115,7 +116,7 @@ def converse(asked: Asked, wording: Wording) -> tuple[Message, ...]:
         if len(wrong) == NUM_DISTRACTORS:
             options = [*wrong[: wording.letter], asked.answer, *wrong[wording.letter :]]
             lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
-            question = "\n".join([asked.question, *lines, one_of(wordings.CHOOSE, wording)])
+            question = "\n".join([asked.question, *lines, one_of(wordings.CHOOSE, wording, turn=3)])
             return (Message("user", question), Message("assistant", LETTERS[wording.letter]))
     return (Message("user", asked.question), Message("assistant", asked.answer))
 
@@ -132,19 +133,27 @@ def sentence(caption: str) -> str:
     return text if text.endswith((".", "!", "?", "…", '."', "。")) else text + "."
 
 
+def told(clip: Clip) -> str:
+    """The clip's caption as a sentence; `CannotComposeError` where it has none."""
+    if not clip.caption.strip():
+        raise CannotComposeError(f"clip {clip.path} has no caption")
+    return sentence(clip.caption)
+
+
 def phrase(caption: str) -> str:
     """The caption without its full stop, to be put into a question."""
     return " ".join(caption.split()).rstrip(".")
 
 
-def chronicle(captions: Sequence[str], wording: Wording) -> str:
-    """Captions of consecutive scenes as one account."""
-    told = [sentence(captions[0])]
-    for index, caption in enumerate(captions[1:]):
-        last = index == len(captions) - 2 and len(captions) > 2
-        link = "Finally" if last else wordings.THEN[(wording.pick + index) % len(wordings.THEN)]
-        told.append(f"{link}: {sentence(caption)}")
-    return " ".join(told)
+def chronicle(scenes: Sequence[Clip], wording: Wording) -> str:
+    """The captions of consecutive scenes as one account."""
+    account = [told(scenes[0])]
+    first = one_of(range(len(wordings.THEN)), wording, turn=4)
+    for index, scene in enumerate(scenes[1:]):
+        last = index == len(scenes) - 2 and len(scenes) > 2
+        link = "Finally" if last else wordings.THEN[(first + index) % len(wordings.THEN)]
+        account.append(f"{link}: {told(scene)}")
+    return " ".join(account)
 
 
 def ordinal(number: int) -> str:
@@ -161,7 +170,7 @@ def _answers(clips: Iterable[Clip], asked: QA) -> tuple[str, ...]:
 def _distractors(asked: Asked, wording: Wording) -> list[str]:
     """Three wrong answers that differ from the right one and from each other, in a random order; or fewer."""
     rng = np.random.Generator(np.random.Philox(key=wording.pick))
-    taken = {normal(asked.answer)}
+    taken = {"", normal(asked.answer)}
     pools = []
     for texts in (asked.shown, asked.absent):
         pool = []

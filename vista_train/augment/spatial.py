@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from fractions import Fraction
 
 import numpy as np
 
@@ -56,7 +57,7 @@ class SpatioTemporalNeedle(Augment):
 
     def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
         host, needle = placement.needle_in(clips, self.max_needle_seconds)
-        host = placement.seen_host(host, needle.duration, view)
+        host = placement.seen_host(host, needle.duration, Fraction(0), view)
         times = view.times(host.duration, host.frame_measure)
         latest = host.duration - needle.duration
         start = placement.draw_start(rng, times, needle.duration, latest, view.min_visible)

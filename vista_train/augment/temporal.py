@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 
@@ -10,7 +11,7 @@ import numpy as np
 from vista_train.augment import placement, questions, wordings
 from vista_train.augment.base import Augment, Cast, Params, Role
 from vista_train.types import Evidence, Sample
-from vista_train.video.composition import Box, Clip, Concat, Fit, Span, exact
+from vista_train.video.composition import Box, Clip, Concat, Fit, exact
 from vista_train.video.sampling import View
 
 DISTRACTORS = Role("distractor", count=questions.NUM_DISTRACTORS, relation="caption_only", min_count=0)
@@ -39,7 +40,15 @@ def join(parts: tuple[Clip, ...], ends: tuple[Fraction, ...], fit: Fit) -> Conca
 
 def introduced(question: str, same_source: bool, wording: questions.Wording) -> str:
     """The question, behind a sentence which says so if the clips do not belong together."""
-    return question if same_source else f"{questions.one_of(wordings.UNRELATED, wording)} {question}"
+    return question if same_source else f"{questions.one_of(wordings.UNRELATED, wording, turn=2)} {question}"
+
+
+def shown(video: Concat, numbers: Iterable[int]) -> tuple[Evidence, ...]:
+    """Evidence of some parts of a video: when each is shown, and where in the frame, bars left out."""
+    spans = video.spans()
+    return tuple(
+        Evidence(spans[i], placement.inset_box(Box(), video.size, video.parts[i].size, video.fit)) for i in numbers
+    )
 
 
 @dataclass(frozen=True)
@@ -73,8 +82,8 @@ class LongVideoCaption(Augment):
         wording = params["wording"]
         video = join(long_enough(clips, self.min_seconds), params["ends"], self.fit)
         question = introduced(questions.one_of(wordings.LONG_CAPTION, wording), self.same_source, wording)
-        answer = questions.chronicle([part.caption for part in video.clips()], wording)
-        evidence = tuple(Evidence(span) for span in video.spans())
+        answer = questions.chronicle(video.clips(), wording)
+        evidence = shown(video, range(len(video.parts)))
         return Sample(video, questions.converse(questions.Asked(question, answer), wording), evidence, self.name)
 
 
@@ -112,8 +121,7 @@ class EventRelationship(Augment):
         texts = wordings.EVENT_AFTER if known < asked else wordings.EVENT_BEFORE
         talk = questions.neighbour(video.clips(), known, asked, clips.get("distractor", ()), texts, wording)
         talk = talk._replace(question=introduced(talk.question, self.same_source, wording))
-        evidence = tuple(Evidence(video.spans()[i]) for i in sorted((known, asked)))
-        return Sample(video, questions.converse(talk, wording), evidence, self.name)
+        return Sample(video, questions.converse(talk, wording), shown(video, sorted((known, asked))), self.name)
 
 
 @dataclass(frozen=True)
@@ -130,7 +138,7 @@ class TemporalNeedle(Augment):
 
     def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
         host, needle = placement.needle_in(clips, self.max_needle_seconds)
-        host = placement.seen_host(host, needle.duration, view)
+        host = placement.seen_host(host, needle.duration, needle.duration, view)
         times = view.times(host.duration + needle.duration, host.frame_measure + needle.frame_measure)
         start = placement.draw_start(rng, times, needle.duration, host.duration, view.min_visible)
         wording = questions.draw_wording(rng, self.multiple_choice)
@@ -142,12 +150,7 @@ class TemporalNeedle(Augment):
         video = Concat((host.subclip(0, start), needle, host.subclip(start, params["host_end"])), fit=self.fit)
         where = questions.one_of(wordings.TEMPORAL_NEEDLE, wording)
         asked = questions.about(needle, where, wording, (host,), clips.get("distractor", ()))
-        evidence = (
-            Evidence(
-                Span(start, start + needle.duration), placement.inset_box(Box(), video.size, needle.size, self.fit)
-            ),
-        )
-        return Sample(video, questions.converse(asked, wording), evidence, self.name)
+        return Sample(video, questions.converse(asked, wording), shown(video, (1,)), self.name)
 
 
 @dataclass(frozen=True)
@@ -163,7 +166,7 @@ class TwoNeedle(Augment):
     def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
         host, needle = placement.needle_in(clips, self.max_needle_seconds)
         half = needle.duration / 2
-        host = placement.seen_host(host, half, view)
+        host = placement.seen_host(host, half, needle.duration, view)
         duration = host.duration + needle.duration
         times = view.times(duration, host.frame_measure + needle.frame_measure)
         starts = placement.draw_two_starts(rng, times, (half, half), duration, view.min_visible)
@@ -182,6 +185,4 @@ class TwoNeedle(Augment):
         )
         video = Concat(parts, fit=self.fit)
         asked = questions.about(needle, questions.one_of(wordings.TWO_NEEDLE, wording), wording)
-        box = placement.inset_box(Box(), video.size, needle.size, self.fit)
-        evidence = tuple(Evidence(Span(start, start + half), box) for start in (first, second))
-        return Sample(video, questions.converse(asked, wording), evidence, self.name)
+        return Sample(video, questions.converse(asked, wording), shown(video, (1, 3)), self.name)

@@ -26,7 +26,7 @@ class Deal:
 
 
 def deal(plans: Sequence[Plan], ranks: int, max_row_tokens: int, max_row_patches: int) -> Deal:
-    """Deal samples into `ranks` x micro-steps rows, in the fewest micro-steps for which every row fits the budget.
+    """Deal samples into `ranks` x micro-steps rows, in the fewest micro-steps for which greedy packing fits the budget.
 
     Dearest first to the cheapest row with room (LPT; Graham, 1969), rows of like cost side by side in one micro-step,
     then moves and swaps that make a micro-step's dearest row cheaper. Deterministic. `ValueError` for a sample over
@@ -118,9 +118,8 @@ def _filled(sizes_N3: np.ndarray, most_3: np.ndarray, ranks: int, micro_steps: i
         table = _Table(sizes_N3, most_3, ranks, micro_steps)
         for sample in np.argsort(-largest_N, kind="stable"):
             has_room_R = (table.loads_R3 + sizes_N3[sample] <= most_3).all(axis=1)
-            fullness_R = (table.loads_R3 / most_3).max(axis=1)
-            choice_R = np.where(has_room_R, -fullness_R if tightly else table.loads_R3[:, 0], math.inf)
-            row = int(choice_R.argmin())
+            load_R = -(table.loads_R3 / most_3).max(axis=1) if tightly else table.loads_R3[:, 0]
+            row = int(np.where(has_room_R, load_R, math.inf).argmin())
             if not has_room_R[row]:
                 break
             table.put(int(sample), row)
