@@ -5,13 +5,31 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 from filelock import FileLock
 
+from vista_train.augment import REGISTRY
+
 REPO = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def _cache_of_this_run(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests keep their sidecars in a folder of the test run, never in the user's own."""
+    monkeypatch.setenv("VISTA_TRAIN_CACHE", str(tmp_path_factory.getbasetemp() / "cache"))
+
+
+@pytest.fixture
+def augmentations() -> Iterator[None]:
+    """Augmentations that a test defines are known until it ends."""
+    before = dict(REGISTRY)
+    yield
+    REGISTRY.clear()
+    REGISTRY.update(before)
 
 
 @pytest.fixture(scope="session")

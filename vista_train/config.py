@@ -46,7 +46,7 @@ WANTED = {
 class Strict(BaseModel):
     """Frozen, and deaf to nothing: an unknown key is an error."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
     @classmethod
@@ -114,22 +114,26 @@ def build(kind: type, settings: BaseModel, **more: Any) -> Any:
 class ManifestEntry(Strict):
     """One manifest: a JSONL file of clips."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     path: str
     """The JSONL file, relative to `data.root` (or absolute)."""
     name: str = ""
     """What roles call it; default, the file's name without its ending."""
-    weight: float = Field(1.0, ge=0)
+    weight: float = Field(default=1.0, ge=0)
     """How often an anchor clip is drawn from it, against the other manifests."""
 
 
 class DataSection(Strict):
     """Where clips come from."""
 
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
     root: str = "."
     """The folder that every path in the manifests is relative to."""
-    manifests: tuple[ManifestEntry, ...] = Field((ManifestEntry(path="clips.jsonl"),), min_length=1)
+    manifests: tuple[ManifestEntry, ...] = Field(default=(ManifestEntry(path="clips.jsonl"),), min_length=1)
     """The manifests."""
-    epoch_samples: int | None = Field(None, ge=1)
+    epoch_samples: int | None = Field(default=None, ge=1)
     """Samples in an epoch; default, the number of clips."""
     reader: str = "auto"
     """The decoder: auto, pyav, decord or torchcodec."""
@@ -138,7 +142,7 @@ class DataSection(Strict):
 
 
 WEIGHT = (float, Field(1.0, ge=0, description="How often it is drawn, against the other augmentations; 0 is never."))
-SOURCES = (
+SOURCES: tuple[Any, Any] = (
     dict[str, tuple[str, ...]],
     Field({}, description="The manifests that each role draws from, by role; default, all of them."),
 )
@@ -148,6 +152,8 @@ TrainSection = model_of("TrainSection", LoopSettings, RowBudget, OptimizerSettin
 
 class Recipe(Strict):
     """A whole run. `recipe_model` adds the sections whose keys depend on what is registered."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
 
     output: str = "out/run"
     """The folder of checkpoints, log and ledger."""
@@ -188,9 +194,10 @@ class Recipe(Strict):
     def make_mix(self) -> tuple[Ingredient, ...]:
         """The augmentations with their weights and sources; those the recipe does not name are not in it."""
         chosen = {name: section for name, section in self.augment if section is not None}
+        # By name: which module was imported first must not decide what is drawn.
         return tuple(
             Ingredient(build(REGISTRY[name], section), section.weight, section.sources)
-            for name, section in chosen.items()
+            for name, section in sorted(chosen.items())
         )
 
     def make_dataset(self, codec: Codec, known_failures: Iterable[Failure] = ()) -> VistaDataset:
@@ -239,7 +246,7 @@ def recipe_model(family_name: str = "tiny") -> type[Recipe]:
         "Recipe",
         __base__=Recipe,
         __doc__="A whole run.",
-        family=(chosen, Field(chosen(name=family_name), description=help_of["family"])),
+        family=(chosen, Field(chosen.model_validate({"name": family_name}), description=help_of["family"])),
         augment=(mix, Field(mix(**{name: {} for name in by_itself}), description=help_of["augment"])),
     )
 
@@ -361,7 +368,7 @@ def _override(data: dict[str, Any], override: str) -> None:
                 place[step] = {}
             place = place[step]
         if not isinstance(place, (dict, list)):
-            raise ValueError(f"override {override!r}: {step} is {place!r}, not a section with keys of its own")
+            raise ValueError(f"override {override!r}: {step} is {_shown(place)}, not a section with keys of its own")
     place[_index(place, last, key) if isinstance(place, list) else last] = value
 
 
@@ -394,7 +401,13 @@ def _told(place: tuple[int | str, ...], faults: Sequence[Any], model: type[BaseM
     wanted = [WANTED.get(fault["type"].split("_")[0]) or fault["msg"] for fault in faults]
     right = ", or ".join(text.removeprefix("Input should be ") for text in wanted)
     # Few faults of pydantic's speak of something else than the value.
-    return f"{key}: {right}" if right[0].isupper() else f"{key} is {reprlib.repr(first['input'])}; it must be {right}"
+    return f"{key}: {right}" if right[0].isupper() else f"{key} is {_shown(first['input'])}; it must be {right}"
+
+
+def _shown(value: Any) -> str:
+    """A value in a message; what is inside it may be beyond measure, and is left out."""
+    kinds = {dict: "a section", list: "a list", tuple: "a list"}
+    return kinds.get(type(value)) or reprlib.repr(value)
 
 
 def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:

@@ -94,7 +94,11 @@ def _words(shown: Shown) -> list[str]:
         f"sources: {sources}",
         *([f"replaced: {shown.note}"] if shown.note else []),
     ]
-    return [part for line in text for part in textwrap.wrap(line, int(SHEET_WIDTH / PIXELS_PER_LETTER), subsequent_indent="    ")]
+    return [
+        part
+        for line in text
+        for part in textwrap.wrap(line, int(SHEET_WIDTH / PIXELS_PER_LETTER), subsequent_indent="    ")
+    ]
 
 
 def page(everyone: Sequence[Shown], view: View) -> str:

@@ -32,6 +32,7 @@ def train(recipe: Recipe) -> Trainer:
         accelerator,
         resume_from=newest,
         recipe_text=recipe.to_yaml(),
+        seed=recipe.seed,
         unusable=[entry for source in dataset.sources.values() for entry in source.unusable],
     )
     trainer.train()

@@ -136,6 +136,8 @@ def test_parts_that_train_move_and_frozen_ones_do_not(frozen: str) -> None:
     for part, named in family.parts(trainer.model).items():
         for name, parameter in named:
             assert torch.equal(before[name], parameter) == (part == frozen), name
+            # What is frozen costs no gradient either.
+            assert parameter.requires_grad == (part != frozen), name
 
 
 def test_each_part_has_its_own_learning_rate() -> None:

@@ -7,13 +7,14 @@ import importlib
 import random
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 
 import av
 import numpy as np
 import pytest
 
 from vista_train.video import decode
-from vista_train.video.decode import MediaError, Wanted
+from vista_train.video.decode import MediaError, MediaMissing, MediaUnreadable, Wanted
 
 KINDS = {
     "b3.flv": "FLV with B-frames",
@@ -61,18 +62,48 @@ def wrong_frames(path: Path, reader: str) -> list[int]:
     return [miss for miss in misses if miss]
 
 
-@pytest.mark.parametrize("reader", sorted(decode.READERS))
-def test_each_reader_is_wrong_on_what_it_says_and_on_nothing_else(shared: Path, reader: str) -> None:
-    module_name = f"vista_train.video.decode.{reader}"
+def load(reader: str) -> ModuleType:
     try:
-        module = importlib.import_module(module_name)
+        return importlib.import_module(f"vista_train.video.decode.{reader}")
     except ImportError as error:
         pytest.skip(f"{reader} cannot be used here: {error}")
+
+
+@pytest.mark.parametrize("reader", sorted(decode.READERS))
+def test_each_reader_is_wrong_on_what_it_says_and_on_nothing_else(shared: Path, reader: str) -> None:
+    module = load(reader)
     files = sorted((shared / "odd_media" / "barcode").iterdir())
     assert [path.name for path in files] == sorted(KINDS)
-    wrong = {}
-    for path in files:
-        misses = wrong_frames(path, reader)
-        if misses:
-            wrong[KINDS[path.name]] = "refused" if misses == [999] else "wrong frames"
+    misses = {KINDS[path.name]: wrong_frames(path, reader) for path in files}
+    wrong = {kind: "refused" if miss == [999] else "wrong frames" for kind, miss in misses.items() if miss}
     assert wrong == module.KNOWN_WRONG
+
+
+@pytest.mark.parametrize("reader", sorted(decode.READERS))
+def test_each_reader_keeps_the_promises_of_the_door(tmp_path: Path, reader: str) -> None:
+    load(reader)
+    path = tmp_path / "shades.mp4"
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("libx264", rate=10, options={"g": "10", "bf": "2", "crf": "10"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for number in range(30):
+            shade = np.full((72, 64), 128, np.uint8)
+            shade[:48] = 30 + 6 * number
+            out.mux(stream.encode(av.VideoFrame.from_ndarray(shade, format="yuv420p")))
+        out.mux(stream.encode(None))
+    times = [Fraction(25, 10), Fraction(0), Fraction(99), Fraction(119, 100), Fraction(25, 10)]
+    for sizes in ([(64, 48)] * 5, [(32, 24), (64, 48), (16, 40), (64, 48), (64, 48)]):
+        order, frames = [], [0] * 5
+        wanted = [Wanted(time, *size) for time, size in zip(times, sizes, strict=True)]
+        for which, picture in decode.read(path, wanted, reader):
+            assert picture.shape == (*sizes[which][::-1], 3)
+            assert (picture.dtype, picture.flags["C_CONTIGUOUS"]) == (np.uint8, True)
+            order.append(which)
+            frames[which] = round((picture.mean() * 219 / 255 + 16 - 30) / 6)
+        assert frames == [25, 0, 29, 11, 25]
+        assert [times[which] for which in order] == sorted(times)
+    (tmp_path / "text.mp4").write_text("no video at all")
+    for bad, kind in (("absent.mp4", MediaMissing), ("text.mp4", MediaUnreadable)):
+        with pytest.raises(kind) as refused:
+            list(decode.read(tmp_path / bad, wanted, reader))
+        assert str(tmp_path) not in refused.value.reason

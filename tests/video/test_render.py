@@ -134,7 +134,14 @@ def test_a_squashed_video_squashes_what_is_inside_it(in_memory) -> None:
 def test_the_frame_shown_is_the_last_that_began(in_memory) -> None:
     clip = in_memory([RED, GREEN, BLUE], seconds=1)
     third = Fraction(1, 3)
-    times = [Fraction(0), third - Fraction(1, 10**9), third, 2 * third - Fraction(1, 10**9), 2 * third, Fraction(999, 1000)]
+    times = [
+        Fraction(0),
+        third - Fraction(1, 10**9),
+        third,
+        2 * third - Fraction(1, 10**9),
+        2 * third,
+        Fraction(999, 1000),
+    ]
     frames_TCHW = render(clip, times, clip.size)
     assert [tuple(frame[:, 5, 5].tolist()) for frame in frames_TCHW] == [RED, RED, GREEN, GREEN, BLUE, BLUE]
     part = clip.subclip(third, 1)
@@ -224,7 +231,12 @@ def decoded(world: Path, clip: Clip, time: Fraction, width: int, height: int) ->
 
 def test_joined_files_show_what_each_file_shows(world: Path, clips: list[Clip]) -> None:
     parts = (clips[0].subclip(1, 3), clips[5].subclip("1/2", "5/2"), clips[9], clips[13].subclip(0, "7/3"))
-    assert [(part.size, part.fps) for part in parts] == [((160, 120), 12), ((160, 120), 10), ((120, 160), 12), ((160, 120), 15)]
+    assert [(part.size, part.fps) for part in parts] == [
+        ((160, 120), 12),
+        ((160, 120), 10),
+        ((120, 160), 12),
+        ((160, 120), 15),
+    ]
     video = Concat(parts)
     frames_TCHW = render(video, [span.start + Fraction(5, 6) for span in video.spans()], (160, 120), root=world)
     for number in (0, 1, 3):
@@ -295,9 +307,15 @@ def test_tiny_places_of_a_file_are_rendered(world: Path, clips: list[Clip]) -> N
         frame_CHW = render(grid, [Fraction(1)], size, root=world)[0]
         assert frame_CHW.shape == (3, size[1], size[0])
     # Every background of the world is grey or brighter, so no cell that has a pixel stays dark.
-    assert render(grid, [Fraction(1)], (64, 64), "squash", world)[0].amax(0).unfold(0, 8, 8).unfold(1, 8, 8).amax(
-        (2, 3)
-    ).min() > 60
+    assert (
+        render(grid, [Fraction(1)], (64, 64), "squash", world)[0]
+        .amax(0)
+        .unfold(0, 8, 8)
+        .unfold(1, 8, 8)
+        .amax((2, 3))
+        .min()
+        > 60
+    )
 
 
 @pytest.mark.parametrize("path", ["../outside.mp4", "source_000/../../outside.mp4", "linked/outside.mp4"])

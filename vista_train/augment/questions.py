@@ -78,17 +78,19 @@ def neighbour(
     parts: Sequence[Clip], known: int, asked: int, absent: Iterable[Clip], texts: Sequence[str], wording: Wording
 ) -> Asked:
     """A question about the part next to the `known` one, which its caption names; `CannotComposeError` if that
-    caption names another part as well."""
+    caption names another part as well.
+
+    Wrong answers are the other parts, then clips not shown: parts of one source look alike, and a stranger among them
+    is found out without a look at the video.
+    """
     event, answer = phrase(told(parts[known])), told(parts[asked])
     captions = [normal(part.caption) for part in parts]
     if captions.count(captions[known]) > 1:
         raise CannotComposeError(f"two parts of the video have the caption {parts[known].caption!r}")
-    return Asked(
-        one_of(texts, wording).format(event=event),
-        answer,
-        tuple(sentence(part.caption) for number, part in enumerate(parts) if number not in (known, asked)),
-        tuple(sentence(clip.caption) for clip in absent if normal(clip.caption) != captions[known]),
-    )
+    wrong = [sentence(part.caption) for number, part in enumerate(parts) if number not in (known, asked)]
+    strangers = [sentence(clip.caption) for clip in absent if normal(clip.caption) not in captions]
+    lacking = max(0, NUM_DISTRACTORS - len({normal(text) for text in wrong} - {normal(answer)}))
+    return Asked(one_of(texts, wording).format(event=event), answer, tuple(wrong), tuple(strangers[:lacking]))
 
 
 def cell(number: int, rows: int, columns: int, wording: Wording) -> str:

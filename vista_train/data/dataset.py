@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -162,7 +162,7 @@ class VistaDataset(Dataset):
             "epoch_samples": self.epoch_samples,
             "sources": [[name, self.weights[name], source.digest] for name, source in self.sources.items()],
             "mix": [
-                [item.augment.name, item.weight, asdict(item.augment), {k: list(v) for k, v in item.sources.items()}]
+                [item.weight, repr(item.augment), {role: list(names) for role, names in item.sources.items()}]
                 for item in self.mix
             ],
             "codec": repr(self.codec),

@@ -91,6 +91,7 @@ class ClipSource:
             fps = fps or Fraction(fps_num, fps_den)
         if known is not None:
             last = known if last is None else min(last, known)
+        assert last is not None, "a row without an end is not usable"
         return Clip(
             path=video,
             start=start,

@@ -118,7 +118,7 @@ def register_family(name: str) -> Callable[[FamilyType], FamilyType]:
     def register(family_type: FamilyType) -> FamilyType:
         if name in FAMILIES:
             raise ValueError(f"family {name!r} is already defined, by {FAMILIES[name]}")
-        family_type.name = name
+        family_type.name = name  # type: ignore[attr-defined]
         FAMILIES[name] = family_type
         return family_type
 

@@ -298,7 +298,7 @@ class Tiny:
         model.generation_config.use_cache = True
         return model
 
-    def parts(self, model: nn.Module) -> Mapping[str, Iterator[tuple[str, nn.Parameter]]]:
+    def parts(self, model: TinyForConditionalGeneration) -> Mapping[str, Iterator[tuple[str, nn.Parameter]]]:
         """Every parameter by part, under its name in the model."""
         found: dict[str, list[tuple[str, nn.Parameter]]] = {part: [] for part in PARTS}
         for name, parameter in model.named_parameters():
@@ -306,7 +306,7 @@ class Tiny:
                 found[_part_of(name)].append((name, parameter))
         return {part: iter(entries) for part, entries in found.items()}
 
-    def hidden_states(self, model: nn.Module, row: Row) -> torch.Tensor:
+    def hidden_states(self, model: TinyForConditionalGeneration, row: Row) -> torch.Tensor:
         """The decoder's last hidden states [L, d]; every part is in their graph whatever the row holds."""
         ids_1L, positions_1L, frames_TCHW, lengths = row.input_ids_1L, row.positions_1L, row.frames_TCHW, row.lengths
         if not len(frames_TCHW):
@@ -325,11 +325,13 @@ class Tiny:
         )
         return output.last_hidden_state[0, : row.num_tokens]
 
-    def head(self, model: nn.Module) -> nn.Module:
+    def head(self, model: TinyForConditionalGeneration) -> nn.Module:
         """The output embedding: hidden [N, d] -> logits [N, V]."""
         return model.lm_head
 
-    def save(self, model: nn.Module, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+    def save(
+        self, model: TinyForConditionalGeneration, folder: Path, state: Mapping[str, torch.Tensor] | None = None
+    ) -> None:
         """Write weights, configs and tokenizer for `AutoModelForImageTextToText` and `AutoTokenizer`."""
         weights = None if state is None else dict(state)
         model.save_pretrained(folder, state_dict=weights, save_original_format=False)

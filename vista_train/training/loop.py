@@ -29,6 +29,10 @@ MIN_SAMPLES_JUDGED = 100
 """The share of lost samples is taken of at least so many, so that one early loss does not stop a run."""
 
 
+MAX_RANKS = 1 << 20
+"""Seeds of two runs never meet in one rank's stream below this number of ranks."""
+
+
 class RunStoppedError(RuntimeError):
     """The run cannot go on as it is; the message says why and what to do."""
 
@@ -113,13 +117,17 @@ class Trainer:
         resume_from: Path | None = None,
         recipe_text: str = "",
         unusable: Sequence[tuple[str, str]] = (),
+        seed: int = 0,
     ) -> None:
         self.family, self.dataset, self.output = family, dataset, Path(output)
         self.loop, self.settings = loop or LoopSettings(), optimizer or OptimizerSettings()
         self.accelerator = accelerator or make_accelerator()
         self.recipe_text, self.unusable = recipe_text, tuple(unusable)
         self._check_world()
-        self.model = family.load(self.accelerator.device.type)
+        # Dropout is the one draw that no position decides: each rank has a stream of its own, the same in every run.
+        torch.manual_seed(seed * MAX_RANKS + self.accelerator.process_index)
+        model: Any = family.load(self.accelerator.device.type)
+        self.model = model
         if self.loop.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.model.train()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
 from itertools import chain
@@ -67,7 +67,11 @@ class Source(NamedTuple):
 
     def packets(self) -> Iterator[Packet]:
         """The stream's packets from where the file stands. An empty one would end the decoding, so none is passed."""
-        return (packet for packet in self.container.demux(self.stream) if packet.size)
+        # PyAV trips at the very end of a file in which further streams began, when all packets have come.
+        with suppress(IndexError):
+            for packet in self.container.demux(self.stream):
+                if packet.size:
+                    yield packet
 
     def frames(self, packets: Iterable[Packet]) -> Iterator[VideoFrame]:
         """What the packets decode to, and what the decoder then still holds back; `Anomaly` for a damaged frame."""
@@ -287,12 +291,12 @@ def _stated_frames(source: Source) -> int | None:
 def _stated_seconds(source: Source) -> Fraction | None:
     """How long the video stream is shown, from its first frame; the whole file's length where it does not say."""
     stream = source.stream
-    if stream.duration:
+    if stream.duration and stream.duration > 0:
         return stream.duration * source.time_base
-    began = (stream.start_time or 0) * source.time_base
     tag = MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", ""))
     if tag:
-        return int(tag["hours"]) * 3600 + int(tag["minutes"]) * 60 + Fraction(tag["seconds"]) - began
-    if source.container.duration:
-        return Fraction(source.container.duration, av.time_base) - began
-    return None
+        ends = int(tag["hours"]) * 3600 + int(tag["minutes"]) * 60 + Fraction(tag["seconds"])
+    else:
+        ends = Fraction(source.container.duration or 0, av.time_base)
+    seconds = ends - (stream.start_time or 0) * source.time_base
+    return seconds if seconds > 0 else None

@@ -1,0 +1,111 @@
+"""Clips without a manifest, a codec without a tokenizer, and an augmentation that tells who was cast."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from vista_train.augment import Augment, Role
+from vista_train.models.base import load_family
+from vista_train.types import Encoded, Evidence, Message, Plan, Sample
+from vista_train.video.composition import Clip, Span
+from vista_train.video.sampling import View
+
+VIEW = View(frames=4, width=56, height=56, min_pixels=7)
+
+
+class ClipList:
+    """What VistaDataset asks of a ClipSource, over a list."""
+
+    def __init__(self, clips: list[Clip], digest: str = "list") -> None:
+        self.clips, self.digest, self.unusable = clips, digest, ()
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> Clip:
+        return self.clips[index]
+
+    def run(self, index: int, max_gap_seconds: float) -> list[int]:
+        return [i for i, clip in enumerate(self.clips) if clip.source == self.clips[index].source]
+
+
+@dataclass(frozen=True)
+class BareCodec:
+    """A token for each letter, and a frame: enough to plan thousands of samples in a second."""
+
+    view: View = VIEW
+    patches_per_frame: int = 16
+
+    def plan(self, sample: Sample) -> Plan:
+        times = self.view.times(sample.video.duration, sample.video.frame_measure)
+        words = sum(len(message.content) for message in sample.messages)
+        answer = len(sample.messages[-1].content)
+        patches = len(times) * self.patches_per_frame
+        return Plan(times, words + len(times), patches, answer, float(words + 100 * patches))
+
+    def encode(self, sample: Sample, plan: Plan, frames_TCHW: torch.Tensor, position: int = 0) -> Encoded:
+        ids = torch.arange(plan.tokens)
+        labels = torch.where(ids < plan.tokens - plan.labels, -100, ids)
+        return Encoded(position, sample.kind, ids, labels, frames_TCHW)
+
+
+def clip_list(prefix: str, num: int, captions: int = 0, seconds: float = 10) -> ClipList:
+    """`num` clips of 10 s, each a file of its own; `captions` of them different, default all."""
+    clips = []
+    for number in range(num):
+        caption = f"{prefix} scene {number % (captions or num)}."
+        path = f"{prefix}/{number}.mp4"
+        clips.append(Clip(path, Fraction(0), seconds, 160, 120, Fraction(10), caption, source=prefix))
+    return ClipList(clips)
+
+
+def same(first: Encoded, second: Encoded) -> bool:
+    """Equal to the last bit."""
+    facts = [(e.position, e.kind, e.attempt, e.failures) for e in (first, second)]
+    names = ("input_ids", "labels", "frames_TCHW")
+    return facts[0] == facts[1] and all(torch.equal(getattr(first, name), getattr(second, name)) for name in names)
+
+
+@pytest.fixture
+def recorder(augmentations: None) -> type[Augment]:
+    """An augmentation whose answer is its cast, as JSON: [path, caption] of every clip by role."""
+
+    @dataclass(frozen=True)
+    class Recorder(Augment):
+        roles = (Role("anchor"), Role("other", 3), Role("distractor", 2, "caption_only", min_count=0))
+        note: str = ""
+
+        def draw(self, rng, clips, view):
+            return {}
+
+        def apply(self, clips, params):
+            (anchor,) = clips["anchor"]
+            cast = {role: [[clip.path, clip.caption] for clip in entries] for role, entries in clips.items()}
+            words = (Message("user", "Who?"), Message("assistant", json.dumps(cast)))
+            return Sample(anchor, words, (Evidence(Span(Fraction(0), anchor.duration)),), self.name)
+
+    return Recorder
+
+
+@pytest.fixture(scope="session")
+def tools() -> SimpleNamespace:
+    """What tests of this folder share: a test module cannot import another."""
+    return SimpleNamespace(ClipList=ClipList, BareCodec=BareCodec, clip_list=clip_list, same=same, VIEW=VIEW)
+
+
+@pytest.fixture(scope="session")
+def tiny_codec() -> Callable:
+    """The codec of a very small `tiny`, for a view of 4 frames of 56x56; keywords are the family's settings."""
+
+    def make(view: View = VIEW, **settings):
+        small = {"vision_width": 32, "language_width": 64, "language_layers": 2}
+        return load_family("tiny", small | settings, view).codec
+
+    return make
