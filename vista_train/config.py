@@ -130,7 +130,7 @@ class DataSection(Strict):
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     root: str = "."
-    """The folder that every path in the manifests is relative to."""
+    """The folder that every path in the manifests is relative to; itself relative to where the run is started."""
     manifests: tuple[ManifestEntry, ...] = Field(default=(ManifestEntry(path="clips.jsonl"),), min_length=1)
     """The manifests."""
     epoch_samples: int | None = Field(default=None, ge=1)

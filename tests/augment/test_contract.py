@@ -25,7 +25,7 @@ from vista_train.video.render import render, render_view
 from vista_train.video.sampling import View
 
 EPSILON = Fraction(1, 10**6)
-NUM_TIMES = 40
+NUM_TIMES = 24
 VIEWS = {
     "letterbox": View(frames=8, width=168, height=168, min_pixels=6),
     "crop": View(frames=16, sampling="linspace_ends", width=168, height=126, fit="crop", min_visible=2, min_pixels=6),
@@ -114,7 +114,7 @@ def test_evidence_is_what_the_pixels_show_and_the_words_say(number, view, colour
     width, height = sample.video.size
     own = View(width=width, height=height, fit="squash")
     starts = [evidence.span.start for evidence in sample.evidence]
-    assert check_pixels(sample, cast, own, starts + fine_times(sample)[:: NUM_TIMES // 5]) == shown
+    assert check_pixels(sample, cast, own, starts + fine_times(sample)[:: NUM_TIMES // 3]) == shown
 
 
 @every

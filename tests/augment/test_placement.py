@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import replace
 from fractions import Fraction
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -100,9 +101,9 @@ def test_needles_start_anywhere(augment_type, view: View) -> None:
         depths.append(float(evidence.span.start / (sample.video.duration - 6)))
         assert evidence.span.end - evidence.span.start == 6
     assert ks_distance(depths) < 0.13
-    counts = np.histogram(depths, bins=5, range=(0, 1))[0]
-    assert counts.min() > 36
-    assert counts.max() < 98
+    counts = np.histogram(depths, bins=4, range=(0, 1))[0]
+    assert counts.min() > 55
+    assert counts.max() < 105
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -241,7 +242,7 @@ def test_joined_clips_are_shortened_until_all_are_seen() -> None:
     assert [part.start for part in parts] == [0, 0, 0]
     times = View(frames=8).times(sum(part.duration for part in parts), Fraction(9999))
     edges = np.cumsum([0, *(part.duration for part in parts)])
-    assert all(any(a <= time < b for time in times) for a, b in zip(edges, edges[1:], strict=False))
+    assert all(any(a <= time < b for time in times) for a, b in pairwise(edges))
     cap = Fraction(100)
     while cap > parts[0].duration:
         cap *= Fraction(9, 10)

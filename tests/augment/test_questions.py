@@ -187,7 +187,7 @@ def test_without_three_wrong_answers_the_question_stays_open() -> None:
 @pytest.mark.parametrize("name", WITH_OPTIONS)
 def test_half_the_questions_have_four_different_options(name: str, pool, choice) -> None:
     augment, letters = REGISTRY[name](), Counter()
-    for index in range(400):
+    for index in range(240):
         rng = np.random.default_rng(index)
         sample = augment(rng, cast_from(pool, augment.roles, index, rng), VIEW)
         asked = choice(sample)
@@ -195,9 +195,9 @@ def test_half_the_questions_have_four_different_options(name: str, pool, choice)
         if asked.right is not None:
             assert len({questions.normal(option) for option in asked.options}) == 4
             assert questions.normal(asked.answer) not in questions.normal(asked.question)
-    assert abs(letters[None] - 200) < 40
+    assert abs(letters[None] - 120) < 32
     for right in range(4):
-        assert abs(letters[right] - 50) < 25
+        assert abs(letters[right] - 30) < 20
     always, never = (dataclasses.replace(augment, multiple_choice=share) for share in (1.0, 0.0))
     cast = cast_from(pool, augment.roles, 3, np.random.default_rng(3))
     assert all(choice(always(np.random.default_rng(seed), cast, VIEW)).options for seed in range(20))
@@ -260,7 +260,7 @@ def test_options_alone_do_not_give_the_answer_away(name: str, pool, choice) -> N
     }
     scores: Counter = Counter()
     num = 0
-    for index in range(900):
+    for index in range(600):
         rng = np.random.default_rng([7, index])
         asked = choice(augment(rng, cast_from(pool, augment.roles, int(rng.integers(len(pool))), rng), VIEW))
         if asked.right is None:
@@ -274,7 +274,7 @@ def test_options_alone_do_not_give_the_answer_away(name: str, pool, choice) -> N
                 scores[sign] += (asked.right in places) / len(places)
         seen.update(asked.options)
         right[asked.answer] += 1
-    assert num > 800
+    assert num > 550
     # Four standard deviations of guessing.
     bound = 4 * (0.25 * 0.75 / num) ** 0.5
     assert len(scores) == 2 * len(rules)
@@ -350,18 +350,14 @@ def test_the_neighbour_asked_for_is_the_right_one(same_source: bool, choice) -> 
 
 
 def test_an_event_named_twice_is_refused() -> None:
-    cast = {"clip": [clip(0, "A dog runs."), clip(1), clip(2, "a dog runs")]}
-    outcomes = set()
-    for seed in range(40):
-        try:
-            EventRelationship(min_seconds=13)(np.random.default_rng(seed), cast, VIEW)
-            outcomes.add("made")
-        except CannotComposeError as error:
-            assert str(error) in {
-                f"two parts of the video have the caption {text!r}" for text in ("A dog runs.", "a dog runs")
-            }
-            outcomes.add("refused")
-    assert outcomes == {"made", "refused"}
+    parts = [clip(0, "A dog runs."), clip(1), clip(2, "a dog runs")]
+    for known in (0, 2):
+        with pytest.raises(
+            CannotComposeError, match=f"two parts of the video have the caption '{parts[known].caption}'"
+        ):
+            questions.neighbour(parts, known, 1, (), wordings.EVENT_AFTER, Wording(0, None))
+    asked = questions.neighbour(parts, 1, 2, (), wordings.EVENT_AFTER, Wording(0, None))
+    assert asked.answer == "A dog runs."
 
 
 def test_strangers_are_options_only_where_parts_run_short(choice) -> None:

@@ -39,7 +39,7 @@ def on_disk() -> MakeClip:
 
 @pytest.fixture
 def random_video() -> MakeVideo:
-    """A random composition of clips in memory, at most `depth` deep; noise pictures unless `plain` colours are asked."""
+    """A random composition of clips in memory, at most `depth` deep: of noise, or of `plain` colours."""
 
     def make(rng: np.random.Generator, depth: int = 3, plain: bool = False) -> Video:
         def again() -> Video:

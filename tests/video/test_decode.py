@@ -13,10 +13,12 @@ import sys
 from collections.abc import Callable, Container
 from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 
 from vista_train.video import decode
 from vista_train.video.decode import MediaError, MediaMissing, MediaUnreadable, Wanted
@@ -212,6 +214,7 @@ def test_pictures_are_turned_upright(tmp_path: Path, degrees: int, corners: str)
     header = decode.probe(path)
     assert (header.width, header.height) == tuple(4 * side for side in size)
     [picture] = pictures(path, [Fraction(0)], *size)
+    assert picture.shape == (*size[::-1], 3)
     found = [picture[y, x].mean() for y in (4, -5) for x in (4, -5)]
     expected = [(shades[corner] - 16) * 255 / 219 for corner in corners]
     assert found == pytest.approx(expected, abs=3)
@@ -328,13 +331,17 @@ def test_index_of_odd_streams() -> None:
 def test_refused_files(tmp_path: Path, plain: Path) -> None:
     whole = plain.read_bytes()
     middle = len(whole) * 3 // 5
-    playlist = f"#EXTM3U\n#EXTINF:4,\n{plain}\n#EXT-X-ENDLIST\n".encode()
+    (tmp_path / "listed.mp4").write_bytes(whole)
+    with av.open(str(plain)) as container:
+        reference = [packet for packet in container.demux(video=0) if packet.size][30]
+    half = reference.pos + reference.size // 2
     made = {
         "cut.mp4": (whole[:middle], r"truncated: \d+ packets where its header promises 120"),
         "hole.mp4": (whole[:middle] + bytes(2000) + whole[middle + 2000 :], "cannot be decoded"),
         "empty.mp4": (b"", "cannot be opened"),
         "text.mp4": (b"no video at all\n" * 50, "cannot be opened|not one of"),
-        "playlist.mp4": (playlist, "cannot be opened|not one of"),
+        "playlist.mp4": (b"ffconcat version 1.0\nfile listed.mp4\n", "not one of the video containers mov, matroska"),
+        "scratch.mp4": (whole[:half] + bytes(20) + whole[half + 20 :], "a frame is damaged"),
     }
     for name, (data, reason) in made.items():
         path = tmp_path / name
@@ -344,6 +351,11 @@ def test_refused_files(tmp_path: Path, plain: Path) -> None:
         assert str(tmp_path) not in refused.value.reason
         assert "0x" not in refused.value.reason
         assert refused.value.path == str(path)
+    scratched = tmp_path / "scratch.mp4"
+    for before in (25, 30):
+        with pytest.raises(MediaUnreadable, match="a frame is damaged"):
+            pictures(scratched, [before / NTSC])
+    assert numbers(scratched, [Fraction(100) / NTSC]) == [100], "what is whole can still be shown"
     with pytest.raises(MediaUnreadable, match="not a file"):
         decode.probe(tmp_path)
     for act in (decode.probe, lambda path: pictures(path, [Fraction(0)])):
@@ -356,6 +368,63 @@ def test_pictures_of_less_than_8_pixels_are_refused(tmp_path: Path) -> None:
     for act in (decode.probe, lambda path: pictures(path, [Fraction(0)])):
         with pytest.raises(MediaUnreadable, match="10x6 pixels"):
             act(path)
+
+
+def test_a_cover_picture_is_no_video(tmp_path: Path) -> None:
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as out:
+        sound, cover = out.add_stream("aac", rate=8000), out.add_stream("mjpeg", rate=1)
+        sound.layout, cover.disposition = "mono", Disposition.attached_pic
+        cover.width, cover.height, cover.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        silence = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), format="fltp", layout="mono")
+        silence.sample_rate = 8000
+        out.mux([*cover.encode(av.VideoFrame.from_ndarray(bars(0), format="yuvj420p")), *cover.encode(None)])
+        out.mux([*sound.encode(silence), *sound.encode(None)])
+    with pytest.raises(MediaUnreadable, match="no video stream"):
+        decode.probe(path)
+
+
+def test_titles_in_other_encodings_do_no_harm(tmp_path: Path, plain: Path) -> None:
+    path = tmp_path / "latin.mp4"
+    path.write_bytes(plain.read_bytes().replace(b"Lavf", b"\xff\xfe\xfd\xfc"))
+    assert decode.probe(path) == decode.probe(plain)
+    assert numbers(path, [Fraction(1)]) == [29]
+
+
+def test_time_0_where_the_file_starts_with_frames_that_refer_to_before_it(tmp_path: Path, passes: list[str]) -> None:
+    whole = make_video(tmp_path / "whole.mkv", **KINDS["open_gop_hevc.mkv"])
+    cut, num_keys = tmp_path / "cut.mkv", 0
+    with av.open(str(whole)) as source, av.open(str(cut), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            num_keys += packet.is_keyframe
+            if num_keys >= 2 and packet.size:
+                packet.stream = stream
+                out.mux(packet)
+    starts, shown = in_order(cut)
+    assert [number_of(shown[frame]) for frame in range(len(starts))] == list(range(24, NUM))
+    assert numbers(cut, starts[::10]) == list(range(24, NUM, 10))
+    assert passes == ["in order"]
+
+
+@pytest.mark.parametrize(
+    ("given", "phrase"),
+    [([2, 3], "does not lead"), ([1, 2], "does not lead"), ([0, 3], "missing after"), ([0, 1, 3], "does not lead")],
+)
+def test_packets_after_a_seek_must_be_the_promised_ones(given: list[int], phrase: str) -> None:
+    packets = [SimpleNamespace(pts=at, size=1) for at in given if at < 3 or len(given) == 3]
+    container = SimpleNamespace(format=SimpleNamespace(name="mov"), seek=lambda *_, **__: None)
+    container.demux = lambda _: iter(packets)
+    source = reader.Source(container, SimpleNamespace(codec_context=SimpleNamespace()))  # type: ignore[arg-type]
+    index = PacketIndex.of(stamps([0, 1, 2, 3], {0}), Fraction(1, 10), True, False)
+    with pytest.raises(Anomaly, match=phrase):
+        list(reader.run_packets(source, index, Run(0, 3, frozenset({3}))))
+
+
+def test_frames_out_of_order_are_an_anomaly() -> None:
+    frames = iter([(0, None), (2, None), (1, None)])
+    with pytest.raises(Anomaly, match="out of order"):
+        list(reader._pictures(frames, {5: [0]}, [Wanted(Fraction(1), 8, 8)]))  # type: ignore[arg-type]
 
 
 @pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="needs /proc")

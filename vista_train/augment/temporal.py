@@ -14,7 +14,8 @@ from vista_train.types import Evidence, Sample
 from vista_train.video.composition import Box, Clip, Concat, Fit, exact
 from vista_train.video.sampling import View
 
-DISTRACTORS = Role("distractor", count=questions.NUM_DISTRACTORS, relation="caption_only", min_count=0)
+DISTRACTORS = Role("distractor", count=16, relation="caption_only", min_count=0)
+"""Clips that are not shown; many, because a wrong answer to a clip's own question must come from one asked the same."""
 
 
 def joined_role(same_source: bool, seconds: float, gap: float, most: int) -> Role:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import nn
 
 from vista_train.data import ledger
@@ -374,8 +374,8 @@ class Trainer:
 
 
 def make_accelerator() -> Accelerator:
-    """An Accelerator in bf16 where there is a GPU that can, else in fp32; rows are moved by us, not dispatched."""
-    half = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    """An Accelerator in bf16 where it runs on a GPU that can, else in fp32; rows are moved by us, not dispatched."""
+    half = PartialState().device.type == "cuda" and torch.cuda.is_bf16_supported()
     return Accelerator(mixed_precision="bf16" if half else "no")
 
 

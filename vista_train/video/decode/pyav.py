@@ -9,12 +9,12 @@ of the file, and if that fails too, the file is refused.
 from __future__ import annotations
 
 import re
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from fractions import Fraction
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,6 +39,8 @@ WHOLE = Fraction(98, 100)
 """A file with fewer packets than this part of what its header promises was cut off."""
 MATROSKA_DURATION = re.compile(r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+(\.\d+)?)")
 """The tag in which Matroska muxers leave a stream's end; its header has only the whole file's length."""
+MOST_REORDERED = 16
+"""Frames that a decoder may hold back to bring them into order (H.264 and HEVC allow 16)."""
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
 
 
@@ -76,6 +78,8 @@ class Source(NamedTuple):
     def frames(self, packets: Iterable[Packet]) -> Iterator[VideoFrame]:
         """What the packets decode to, and what the decoder then still holds back; `Anomaly` for a damaged frame."""
         for packet in chain(packets, [None]):
+            if packet is not None and packet.is_corrupt:
+                raise Anomaly("cannot be decoded: a packet is damaged")
             for frame in self.stream.decode(packet):
                 if frame.is_corrupt:
                     raise Anomaly("cannot be decoded: a frame is damaged")
@@ -118,8 +122,6 @@ def _best_video(container: InputContainer) -> VideoStream:
     for other in container.streams:
         other.discard = Discard.default if other.index == stream.index else Discard.all
     stream.thread_count = 1
-    # Opened now, because some decoders read `skip_frame` when they are opened and never again.
-    stream.codec_context.open(strict=False)
     return stream
 
 
@@ -164,6 +166,7 @@ def run_packets(source: Source, index: PacketIndex, run: Run) -> Iterator[Packet
             continue
         if position != expected:
             raise Anomaly("a seek does not lead where the packets say")
+        # A keyframe is always decoded; some decoders take no other setting after the first packet than before it.
         decoder.skip_frame = "DEFAULT" if position in run.wanted or position == run.start else "NONREF"
         yield packet
         if position == run.end:
@@ -218,7 +221,7 @@ class Scaler:
 
 
 def _pictures(
-    frames: Iterable[tuple[int, VideoFrame]], ranks: Mapping[int, Sequence[int]], wanted: Sequence[Wanted]
+    frames: Iterator[tuple[int, VideoFrame]], ranks: Mapping[int, Sequence[int]], wanted: Sequence[Wanted]
 ) -> Iterator[tuple[int, np.ndarray]]:
     scaler, left, latest = Scaler(), dict(ranks), -1
     for rank, frame in frames:
@@ -232,6 +235,8 @@ def _pictures(
                 by_size[size] = scaler.picture(frame, *size)
             yield which, by_size[size]
         if not left:
+            # Damage in what the last pictures refer to may show only now, as it may be displayed after them.
+            deque(islice(frames, MOST_REORDERED), maxlen=0)
             return
     if left:
         raise Anomaly("cannot be decoded: a wanted frame is missing")

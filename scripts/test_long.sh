@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# What takes too long for every day: 10,000 samples held to their promises, and every planted bug caught.
+# Each stage that ended well is remembered in out/test_long and not run again; `rm -r out/test_long` starts over.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+if [ "${VISTA_TRAIN_SKIP_INSTALL:-0}" != 1 ]; then
+    bash scripts/install.sh
+    bin=$(cd "${VISTA_TRAIN_VENV:-.venv}/bin" && pwd)
+    export PATH="$bin:$PATH"
+fi
+export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
+mkdir -p out/test_long
+
+stage() {
+    local name=$1
+    shift
+    if [ -f "out/test_long/$name.done" ]; then
+        echo "test_long: $name was done before"
+        return
+    fi
+    echo "test_long: $name"
+    "$@"
+    touch "out/test_long/$name.done"
+}
+
+stage world python scripts/make_clips.py --out out/test_long/clips
+stage samples python scripts/check_samples.py recipes/quickstart.yaml data.root=out/test_long/clips --count 10000
+clips=${VISTA_TRAIN_SHARED:-../shared}/clips
+if [ -d "$clips" ]; then
+    stage real_samples python scripts/check_samples.py recipes/real_clips.yaml "data.root=$clips" --count 2000
+else
+    echo "test_long: no real clips in $clips; left out"
+fi
+stage mutants python tests/mutants.py
+echo "test_long: all stages done"
