@@ -53,7 +53,7 @@ def plot(steps: np.ndarray, losses: np.ndarray, norms: np.ndarray) -> plt.Figure
     window = min(len(steps), max(2, len(steps) // 20))
     first, last = losses[0], running_mean(losses, window)[-1]
     figure, (upper, lower) = plt.subplots(
-        2, 1, sharex=True, figsize=(8, 5.5), height_ratios=(3, 1.3), layout="constrained"
+        2, 1, sharex=True, figsize=(8, 5.5), height_ratios=(3, 2), layout="constrained"
     )
     for panel, values, name in ((upper, losses, "loss"), (lower, norms, "gradient norm")):
         panel.plot(steps, values, color=LIGHT, linewidth=1, label="each step")

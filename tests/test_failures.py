@@ -100,7 +100,8 @@ def launch(*arguments: object) -> subprocess.CompletedProcess:
     """`python -m vista_train.train`, as a person would start it."""
     quiet = {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(REPO)}
     command = [sys.executable, "-m", "vista_train.train", *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **quiet}, timeout=240, cwd=REPO)
+    env = {**os.environ, **quiet}
+    return subprocess.run(command, check=False, capture_output=True, text=True, env=env, timeout=240, cwd=REPO)
 
 
 def refused(capsys: pytest.CaptureFixture, place: Place, *overrides: str) -> str:

@@ -134,7 +134,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--position", type=int, default=0, help="the (first) training position to show")
     parser.add_argument("--count", type=int, default=1, help="how many positions to show")
     parser.add_argument("--out", default="preview.png", help="a .png, or an .html page of many")
-    arguments = parser.parse_args(argv)
+    # Overrides may stand before options and behind them.
+    arguments = parser.parse_intermixed_args(argv)
     out = Path(arguments.out)
     if out.suffix not in (".png", ".html"):
         parser.error(f"--out is {out}; it must end in .png or .html")

@@ -34,7 +34,7 @@ SCENE_SECONDS = 60
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repeats", type=int, default=5, help="runs of each method")
-    parser.add_argument("--video", type=Path, help="measure this file instead of the made one")
+    parser.add_argument("--video", type=Path, help="measure this MP4 or Matroska file instead of the made one")
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "vista_train_bench")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
@@ -150,7 +150,7 @@ def _limit(path: Path, index: PacketIndex, ranks: list[int]) -> int:
     with opened(path) as source:
         container, stream = source
         for run in plan_gops(index, ranks):
-            container.seek(index.packets[run.start].pts, stream=stream)
+            container.seek(index.packets[run.start].pts or 0, stream=stream)
             for position, packet in enumerate(container.demux(stream), run.start):
                 stream.codec_context.skip_frame = "DEFAULT" if position in run.wanted else "NONREF"
                 count += len(stream.decode(packet))

@@ -195,14 +195,23 @@ class Trainer:
     def train(self) -> None:
         """Run from `step_number` to the end: load, step, log, save."""
         assert self.dataset is not None, "Trainer.train needs a dataset"
+        planner = self._planner(self.step_number)
+        # It plans the next step: one that cannot be dealt is told before anything is written.
+        banner = self.banner(planner) if self.is_main else ""
         self.output.mkdir(parents=True, exist_ok=True)
         # Every rank has read the ledger by now (known_failures); the first one may cut it back.
         self.accelerator.wait_for_everyone()
-        planner = self._planner(self.step_number)
         journal = Journal(self.output, self.num_steps, self.step_number, self.loop.wandb) if self.is_main else None
-        if journal is not None:
-            print(self.banner(planner), file=sys.stderr, flush=True)
-            journal.open(self.step_number * self.loop.budget.batch_samples, self.unusable)
+        try:
+            if journal is not None:
+                print(banner, file=sys.stderr, flush=True)
+                journal.open(self.step_number * self.loop.budget.batch_samples, self.unusable)
+            self._run(planner, journal)
+        finally:
+            if journal is not None:
+                journal.close()
+
+    def _run(self, planner: RowPlanner, journal: Journal | None) -> None:
         watch = Stopwatch()
         for plans, rows in self._steps(planner, watch):
             meters, failures = self._measured_step(plans, rows, watch)
@@ -214,8 +223,6 @@ class Trainer:
             if self.step_number % self.loop.save_every == 0 or self.step_number == self.num_steps:
                 self.save()
                 watch.lap()
-        if journal is not None:
-            journal.close()
 
     def save(self) -> Path:
         """Write a checkpoint of the current step; every rank calls this."""

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import NamedTuple
 
 from vista_train.video.decode.base import Wanted
@@ -48,8 +49,8 @@ class PacketIndex:
     can_seek: bool
     first: int = 0
     """Rank of the first frame that a decoder can give; time 0."""
-    position_of_pts: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
-    rank_of_pts: dict[int, int] = field(default_factory=dict, repr=False, compare=False)
+    position_of_pts: Mapping[int | None, int] = field(default_factory=dict, repr=False, compare=False)
+    rank_of_pts: Mapping[int | None, int] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def of(cls, packets: Sequence[Stamps], time_base: Fraction, can_seek: bool, reorders: bool) -> PacketIndex:
@@ -62,8 +63,11 @@ class PacketIndex:
         displayed = [packet for packet in packets if packet.is_shown]
         if not displayed:
             raise Anomaly("no frame is shown")
-        position_of_pts = {packet.pts: at for at, packet in enumerate(packets) if packet.pts is not None}
-        made_up = reorders and len(packets) > 1 and list(position_of_pts) == sorted(position_of_pts)
+        position_of_pts: dict[int | None, int] = {
+            packet.pts: at for at, packet in enumerate(packets) if packet.pts is not None
+        }
+        rising = all(a < b for a, b in pairwise(packet.pts for packet in packets if packet.pts is not None))
+        made_up = reorders and len(packets) > 1 and rising
         by_pts = not made_up and len(position_of_pts) == len(packets)
         shown = _times(displayed)
         first = packets[0]

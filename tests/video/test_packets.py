@@ -1,0 +1,70 @@
+"""When frames are shown, which packets they need, and that a seek must give these packets. No media."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from types import SimpleNamespace
+
+import pytest
+
+from vista_train.video.decode import Wanted
+from vista_train.video.decode import pyav as reader
+from vista_train.video.decode.packets import Anomaly, PacketIndex, Run, Stamps, plan_gops
+
+
+def stamps(pts: list[int], keys: set[int], hidden: int = 0) -> list[Stamps]:
+    return [Stamps(at, place, place in keys, place >= hidden) for place, at in enumerate(pts)]
+
+
+def test_plan_of_groups() -> None:
+    closed = PacketIndex.of(stamps([0, 2, 1, 3, 5, 4, 6, 8, 7], {0, 3, 6}), Fraction(1, 4), True, True)
+    assert plan_gops(closed, [1]) == [Run(0, 2, frozenset({2}))]
+    assert plan_gops(closed, [1, 7]) == [Run(0, 2, frozenset({2})), Run(6, 8, frozenset({8}))]
+    assert plan_gops(closed, [1, 4]) == [Run(0, 5, frozenset({2, 5}))], "the next group follows: no seek"
+    assert plan_gops(closed, [0, 3]) == [Run(0, 0, frozenset({0})), Run(3, 3, frozenset({3}))]
+    leading = PacketIndex.of(stamps([0, 1, 4, 2, 3, 5], {0, 2}), Fraction(1, 4), True, True)
+    assert plan_gops(leading, [3]) == [Run(0, 4, frozenset({4}))], "shown before its keyframe"
+    assert plan_gops(leading, [5]) == [Run(2, 5, frozenset({5}))]
+
+
+def test_index_of_odd_streams() -> None:
+    tick = Fraction(1, 10)
+    cut = PacketIndex.of(stamps([-2, -1, 0, 1], {0}, hidden=2), tick, True, False)
+    assert (cut.shown, cut.rank_at(Fraction(0)), cut.rank_at(Fraction(1, 10)), cut.can_seek) == ((0, 1), 0, 1, True)
+    twice = PacketIndex.of(stamps([0, 1, 1, 2], {0}), tick, True, False)
+    assert (twice.by_pts, twice.can_seek, twice.rank_at(tick)) == (False, False, 2)
+    made_up = PacketIndex.of([Stamps(at + 1, at, at == 0, True) for at in range(4)], tick, True, True)
+    assert (made_up.by_pts, made_up.can_seek) == (False, False), "B-frames, and yet pts rise as they are decoded"
+    only_dts = PacketIndex.of([Stamps(None, at, at == 0, True) for at in range(4)], tick, True, False)
+    assert (only_dts.shown, only_dts.can_seek) == ((0, 1, 2, 3), False)
+    assert PacketIndex.of(stamps([3, 0, 4], {0}), tick, True, True).may_start_late
+    for packets, reason in (([], "no frame"), ([Stamps(None, None, True, True)], "no times")):
+        with pytest.raises(Anomaly, match=reason):
+            PacketIndex.of(packets, tick, True, False)
+
+
+@pytest.mark.parametrize(
+    ("given", "phrase"),
+    [([2, 3], "does not lead"), ([7, 0, 1, 3], "does not lead"), ([0, 1], "missing after"), ([], "missing after")],
+)
+def test_packets_after_a_seek_must_be_the_promised_ones(given: list[int], phrase: str) -> None:
+    packets = [SimpleNamespace(pts=at, size=1) for at in given]
+    container = SimpleNamespace(format=SimpleNamespace(name="mov"), seek=lambda *_, **__: None)
+    container.demux = lambda _: iter(packets)
+    source = reader.Source(container, SimpleNamespace(codec_context=SimpleNamespace()))  # type: ignore[arg-type]
+    index = PacketIndex.of(stamps([0, 1, 2, 3], {0}), Fraction(1, 10), True, False)
+    with pytest.raises(Anomaly, match=phrase):
+        list(reader.run_packets(source, index, Run(0, 3, frozenset({3}))))
+
+
+def test_frames_out_of_order_are_an_anomaly() -> None:
+    frames = iter([(0, None), (2, None), (1, None)])
+    with pytest.raises(Anomaly, match="out of order"):
+        list(reader._pictures(frames, {5: [0]}, [Wanted(Fraction(1), 8, 8)]))  # type: ignore[arg-type]
+
+
+def test_a_damaged_packet_is_an_anomaly() -> None:
+    source = reader.Source(SimpleNamespace(), SimpleNamespace(decode=lambda _: []))  # type: ignore[arg-type]
+    assert list(source.frames([SimpleNamespace(is_corrupt=False)])) == []  # type: ignore[list-item]
+    with pytest.raises(Anomaly, match="packet is damaged"):
+        list(source.frames([SimpleNamespace(is_corrupt=True)]))  # type: ignore[list-item]
