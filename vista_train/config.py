@@ -406,7 +406,7 @@ def _told(place: tuple[int | str, ...], faults: Sequence[Any], model: type[BaseM
 
 def _shown(value: Any) -> str:
     """A value in a message; what is inside it may be beyond measure, and is left out."""
-    kinds = {dict: "a section", list: "a list", tuple: "a list"}
+    kinds: dict[type, str] = {dict: "a section", list: "a list", tuple: "a list"}
     return kinds.get(type(value)) or reprlib.repr(value)
 
 

@@ -122,7 +122,7 @@ def compose(kind: str, source: ClipSource, seed: int) -> Sample:
             return augment(rng, cast_of(augment, source, rng), VIEW)
         except CannotComposeError as error:
             reason = str(error)
-    raise SystemExit(f"{kind} cannot be composed of these clips: {reason}")
+    raise CannotComposeError(f"{kind} cannot be composed of these clips: {reason}")
 
 
 def cast_of(augment: Augment, source: ClipSource, rng: np.random.Generator) -> Cast:
@@ -232,7 +232,11 @@ def measure(
     counter = Counter()
     counter.install()
     for kind in REGISTRY:
-        video = compose(kind, source, seed).video
+        try:
+            video = compose(kind, source, seed).video
+        except CannotComposeError as error:
+            print(f"left out: {error}", file=sys.stderr, flush=True)
+            continue
         spent: dict[str, dict[str, list[float]]] = {way: defaultdict(list) for way in WAYS}
         results: dict[str, np.ndarray] = {}
         for _ in range(repeats):

@@ -148,6 +148,22 @@ def in_order(plans, ranks):
     return sum(rows) / (ranks * sum(max(rows[start : start + ranks]) for start in range(0, len(rows), ranks)))
 
 
+def test_rows_of_like_cost_stand_side_by_side():
+    """One sample fills a row: nobody waits for the dearest but the one next to it."""
+    plans = [plan_of(90, cost=cost) for cost in (9, 1, 10, 2)]
+    dealt = deal(plans, 2, 100, 100)
+    assert dealt.rows == (((2,), (0,)), ((3,), (1,)))
+    assert dealt.efficiency == pytest.approx(22 / (2 * (10 + 2)))
+
+
+def test_what_the_first_dealing_leaves_uneven_is_mended():
+    """The example against LPT: 3 + 2 + 2 and 3 + 2, until a 3 and a 2 change places."""
+    plans = [plan_of(10, cost=cost) for cost in (3, 3, 2, 2, 2)]
+    dealt = deal(plans, 2, 100, 100)
+    assert dealt.efficiency == pytest.approx(1.0)
+    assert sorted(sorted(plans[sample].cost for sample in row) for row in dealt.rows[0]) == [[2, 2, 2], [3, 3]]
+
+
 def test_a_dear_sample_is_accompanied_in_its_micro_step():
     """The other rank waits for the sample of 90 tokens anyway, so its row is filled as far as the budget goes."""
     plans = [plan_of(90, cost=90 * 90), *[plan_of(30, cost=30 * 30)] * 9]
