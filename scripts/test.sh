@@ -14,4 +14,4 @@ export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 
 ruff check .
 ruff format --check .
-python -m pytest -q -n 2 --dist worksteal --timeout 300 "$@"
+python -m pytest -q -n 2 --dist loadgroup --timeout 300 "$@"

@@ -213,7 +213,7 @@ MUTANTS = (
     ),
     Mutant(
         "edges_rounded_down",
-        "vista_train/video/sampling.py",
+        "vista_train/video/geometry.py",
         "(2 * edge + 1) // 2",
         "edge // 1",
         "tests/video/test_sampling.py::test_edges_are_rounded_halves_up_so_neighbours_meet",
@@ -287,7 +287,7 @@ MUTANTS = (
     ),
     Mutant(
         "unknown_key_ignored",
-        "vista_train/config.py",
+        "vista_train/sections.py",
         'extra="forbid"',
         'extra="ignore"',
         "tests/test_config.py::test_an_unknown_key_is_told_with_the_right_one",

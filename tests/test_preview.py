@@ -18,7 +18,8 @@ from PIL import Image
 from vista_train import preview
 from vista_train.config import load_recipe
 from vista_train.types import Evidence, Message, Plan, Sample
-from vista_train.video.composition import Box, Clip, Span
+from vista_train.video.composition import Clip
+from vista_train.video.geometry import Box, Span
 from vista_train.video.sampling import View
 
 VIEW = View(frames=4, width=100, height=100, min_pixels=7)

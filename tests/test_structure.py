@@ -24,6 +24,7 @@ README = REPO / "README.md"
 
 LEVELS = {
     "": 0,
+    "sections": 0,
     "video": 1,
     "types": 2,
     "augment": 3,
@@ -46,7 +47,7 @@ CONFINED = {
     "deepspeed": ("training/", "train.py"),
     "torch.distributed": ("training/", "train.py"),
     "yaml": ("config.py",),
-    "pydantic": ("config.py",),
+    "pydantic": ("config.py", "sections.py"),
 }
 """Libraries, and the only places that may import them."""
 REGISTRIES = {"REGISTRY", "FAMILIES"}

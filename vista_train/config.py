@@ -6,109 +6,26 @@ error that names the nearest right one. No other module reads YAML.
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import difflib
-import inspect
-import reprlib
-import textwrap
-import typing
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, model_validator
+from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from vista_train.augment import REGISTRY
 from vista_train.data.dataset import Ingredient, VistaDataset
 from vista_train.data.rows import RowBudget
 from vista_train.data.sources import ClipSource
 from vista_train.models.base import Codec, Family, family, load_family
-from vista_train.training.loop import LoopSettings
+from vista_train.sections import Mix, Strict, build, explained, field_help, model_of, shown
 from vista_train.training.optimizer import OptimizerSettings
+from vista_train.training.settings import LoopSettings
 from vista_train.types import Failure
 from vista_train.video.sampling import View
 
 MAX_RECIPE_BYTES = 1 << 20
-WANTED = {
-    "bool": "true or false",
-    "int": "a whole number",
-    "float": "a number",
-    "string": "text",
-    "tuple": "a list",
-    "dict": "a section with keys of its own",
-    "model": "a section with keys of its own",
-}
-"""What must stand in a recipe, by the first word of pydantic's name for the fault."""
-
-
-class Strict(BaseModel):
-    """Frozen, and deaf to nothing: an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _defaults_if_bare(cls, data: Any) -> Any:
-        """A section's name with nothing behind it, which YAML reads as null, is the section with its defaults."""
-        return {} if data is None else data
-
-
-class Mix(Strict):
-    """Sections that count when they are named: bare ones too."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _named(cls, data: Any) -> Any:
-        return {key: value or {} for key, value in data.items()} if isinstance(data, Mapping) else data
-
-
-def field_help(kind: type) -> dict[str, str]:
-    """The docstring under each field of a dataclass; none for a class whose source is nowhere to be read."""
-    try:
-        source = inspect.getsource(kind)
-    except (OSError, TypeError):
-        return {}
-    (body,) = ast.parse(textwrap.dedent(source)).body
-    assert isinstance(body, ast.ClassDef)
-    found = {}
-    for entry, after in zip(body.body, body.body[1:], strict=False):
-        is_text = isinstance(after, ast.Expr) and isinstance(after.value, ast.Constant)
-        if isinstance(entry, ast.AnnAssign) and isinstance(entry.target, ast.Name) and is_text:
-            found[entry.target.id] = inspect.cleandoc(str(after.value.value))  # type: ignore[attr-defined]
-    return found
-
-
-def fields_of(kind: type, without: Iterable[str] = ()) -> dict[str, Any]:
-    """The fields of a dataclass as pydantic takes them: type, default and help."""
-    hints, help_of = typing.get_type_hints(kind), field_help(kind)
-    fields: dict[str, Any] = {}
-    for entry in dataclasses.fields(kind):
-        if entry.name in without:
-            continue
-        said: dict[str, Any] = {"description": help_of.get(entry.name)}
-        if entry.default is not dataclasses.MISSING:
-            said["default"] = entry.default
-        elif entry.default_factory is not dataclasses.MISSING:
-            said["default_factory"] = entry.default_factory
-        fields[entry.name] = (hints[entry.name], Field(**said))
-    return fields
-
-
-def model_of(title: str, /, *kinds: type, without: Iterable[str] = (), **more: Any) -> type[Strict]:
-    """A strict model with the fields of the dataclasses, and `more`."""
-    fields: dict[str, Any] = {}
-    for kind in kinds:
-        fields |= fields_of(kind, without)
-    doc = " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0] for kind in kinds)
-    return create_model(title, __base__=Strict, __doc__=doc, **(fields | more))
-
-
-def build(kind: type, settings: BaseModel, **more: Any) -> Any:
-    """The dataclass from the model's fields of the same names."""
-    names = {entry.name for entry in dataclasses.fields(kind)} - set(more)
-    return kind(**{name: getattr(settings, name) for name in names}, **more)
 
 
 class ManifestEntry(Strict):
@@ -278,7 +195,7 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         recipe = model.model_validate(data)
     except ValidationError as error:
-        raise ValueError(f"{where}: {_explained(error, model)}") from None
+        raise ValueError(f"{where}: {explained(error, model)}") from None
     try:
         # The rooms check their own settings when they are built.
         recipe.make_settings(), recipe.make_view(), recipe.make_loop(), recipe.make_optimizer(), recipe.make_mix()
@@ -368,7 +285,7 @@ def _override(data: dict[str, Any], override: str) -> None:
                 place[step] = {}
             place = place[step]
         if not isinstance(place, (dict, list)):
-            raise ValueError(f"override {override!r}: {step} is {_shown(place)}, not a section with keys of its own")
+            raise ValueError(f"override {override!r}: {step} is {shown(place)}, not a section with keys of its own")
     place[_index(place, last, key) if isinstance(place, list) else last] = value
 
 
@@ -376,47 +293,3 @@ def _index(entries: list[Any], step: str, key: str) -> int:
     if not step.isdigit() or int(step) >= len(entries):
         raise ValueError(f"override {key!r}: {step!r} is not the number of an entry; there are {len(entries)}, from 0")
     return int(step)
-
-
-def _explained(error: ValidationError, model: type[BaseModel]) -> str:
-    """Every fault of a recipe as `key is value; it must be ...`, unknown keys with the nearest right one."""
-    faults: dict[tuple[int | str, ...], list[Any]] = {}
-    for fault in error.errors():
-        # A key that may be true, false or a number has a fault for either reading.
-        place = tuple(step for step in fault["loc"] if step not in ("bool", "float"))
-        faults.setdefault(place, []).append(fault)
-    # An entry that is wrong inside counts as missing in its list as well: telling it once is enough.
-    inner = [at for at in faults if not any(other != at and other[: len(at)] == at for other in faults)]
-    return "; ".join(_told(place, faults[place], model) for place in inner)
-
-
-def _told(place: tuple[int | str, ...], faults: Sequence[Any], model: type[BaseModel]) -> str:
-    key, first = ".".join(map(str, place)), faults[0]
-    if first["type"] == "extra_forbidden":
-        known = _known_keys(model, place[:-1])
-        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
-        return f"{key}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}")
-    if first["type"] == "missing":
-        return f"{key} is missing"
-    wanted = [WANTED.get(fault["type"].split("_")[0]) or fault["msg"] for fault in faults]
-    right = ", or ".join(text.removeprefix("Input should be ") for text in wanted)
-    # Few faults of pydantic's speak of something else than the value.
-    return f"{key}: {right}" if right[0].isupper() else f"{key} is {_shown(first['input'])}; it must be {right}"
-
-
-def _shown(value: Any) -> str:
-    """A value in a message; what is inside it may be beyond measure, and is left out."""
-    kinds: dict[type, str] = {dict: "a section", list: "a list", tuple: "a list"}
-    return kinds.get(type(value)) or reprlib.repr(value)
-
-
-def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
-    """The keys that are allowed in the section at `path`."""
-    kind: Any = model
-    for step in path:
-        if isinstance(step, int):
-            continue
-        inside = kind.model_fields[step].annotation
-        models = [inside, *typing.get_args(inside)]
-        kind = next(entry for entry in models if isinstance(entry, type) and issubclass(entry, BaseModel))
-    return list(kind.model_fields)

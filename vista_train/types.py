@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from vista_train.video.composition import Box, Span, Video, box_from_json, video_from_json
+from vista_train.video.composition import Video, box_from_json, video_from_json
+from vista_train.video.geometry import Box, Span
 
 
 @dataclass(frozen=True)

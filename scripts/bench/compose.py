@@ -35,9 +35,10 @@ from av.video.reformatter import Interpolation
 from vista_train.augment import REGISTRY, Augment, CannotComposeError, Cast
 from vista_train.data.sources import ClipSource
 from vista_train.types import Sample
-from vista_train.video.composition import Box, Video
+from vista_train.video.composition import Video
 from vista_train.video.decode import resolve
 from vista_train.video.decode.pyav import Source, opened
+from vista_train.video.geometry import Box
 from vista_train.video.render import render_view, requests
 from vista_train.video.sampling import View
 

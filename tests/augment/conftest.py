@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import NamedTuple
@@ -13,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 
-from vista_train.augment import Augment, CannotComposeError, Cast
+from vista_train.augment import Augment, CannotComposeError, Cast, Role
 from vista_train.types import Sample
-from vista_train.video.composition import Clip, exact, qa_from_json
+from vista_train.video.composition import Clip, qa_from_json
+from vista_train.video.geometry import exact
 from vista_train.video.sampling import View
 
 SIZES = ((32, 24), (24, 32), (48, 20), (30, 30))
+VOCABULARY = [a + b for a in ("ba", "ko", "ri", "mu", "sel") for b in ("ta", "no", "li", "fra", "den", "ost")]
 # Five levels a channel, far enough apart to be told; without black, which bars have.
 COLOURS = [(r, g, b) for r in range(0, 256, 60) for g in range(0, 256, 60) for b in range(0, 256, 60)][1:]
 
@@ -164,6 +167,36 @@ def from_world(world_clips: list[Clip]) -> Callable[[Augment, np.random.Generato
                 cast[role.name] = (by_length[-1 - int(rng.integers(4))],)
             else:
                 cast[role.name] = tuple(by_length[int(k)] for k in rng.integers(12, size=role.count))
+        return cast
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pool() -> list[Clip]:
+    """150 clips of 6 s with captions of 3 to 16 words, all different."""
+    rng = np.random.default_rng(0)
+    clips = []
+    for number in range(150):
+        words = [f"w{number}", *rng.choice(VOCABULARY, size=int(rng.integers(2, 16)))]
+        clips.append(Clip(f"{number}.mp4", 0, 6, 64, 48, 10, " ".join(words)))
+    return clips
+
+
+@pytest.fixture
+def cast_from() -> Callable[..., Cast]:
+    """A cast as the dataset makes it: clip `index` of the pool is the anchor, the others are drawn with replacement."""
+
+    def make(pool: Sequence[Clip], roles: Sequence[Role], index: int, rng: np.random.Generator) -> Cast:
+        anchor, first = pool[index % len(pool)], roles[0]
+        others = [one for one in pool if one is not anchor]
+        cast = {role.name: [others[int(k)] for k in rng.integers(len(others), size=role.count)] for role in roles}
+        if first.relation == "same_source_consecutive":
+            begin = min(index % len(pool), len(pool) - first.count)
+            cast[first.name] = list(pool[begin : begin + first.count])
+        else:
+            long = replace(anchor, end=60) if first.count == 1 else anchor
+            cast[first.name] = [long, *cast[first.name][1:]]
         return cast
 
     return make

@@ -20,7 +20,8 @@ from vista_train.augment import REGISTRY, Augment, CannotComposeError, Cast, Par
 from vista_train.augment.questions import Wording
 from vista_train.models import load_family
 from vista_train.types import Evidence, Sample
-from vista_train.video.composition import Box, Clip
+from vista_train.video.composition import Clip
+from vista_train.video.geometry import Box
 from vista_train.video.render import render, render_view
 from vista_train.video.sampling import View
 

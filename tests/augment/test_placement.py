@@ -22,7 +22,8 @@ from vista_train.augment import (
     VideoGrid,
     placement,
 )
-from vista_train.video.composition import Box, Clip
+from vista_train.video.composition import Clip
+from vista_train.video.geometry import Box
 from vista_train.video.render import render
 from vista_train.video.sampling import View
 

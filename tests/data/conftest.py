@@ -14,7 +14,8 @@ import torch
 from vista_train.augment import Augment, Role
 from vista_train.models.base import load_family
 from vista_train.types import Encoded, Evidence, Message, Plan, Sample
-from vista_train.video.composition import Clip, Span
+from vista_train.video.composition import Clip
+from vista_train.video.geometry import Span
 from vista_train.video.sampling import View
 
 VIEW = View(frames=4, width=56, height=56, min_pixels=7)

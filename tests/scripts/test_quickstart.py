@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 import vista_train.models
 
+pytestmark = pytest.mark.xdist_group("quickstart")
 REPO = Path(__file__).parents[2]
 
 

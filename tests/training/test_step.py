@@ -15,8 +15,9 @@ from vista_train.data.collate import PackedCollator
 from vista_train.models import load_family
 from vista_train.models.tiny import TinySettings
 from vista_train.train import train
-from vista_train.training.loop import LoopSettings, Trainer
+from vista_train.training.loop import Trainer
 from vista_train.training.optimizer import OptimizerSettings
+from vista_train.training.settings import LoopSettings
 from vista_train.types import Encoded, Message, Row, Sample
 from vista_train.video.composition import Clip
 from vista_train.video.sampling import View

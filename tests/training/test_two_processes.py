@@ -19,6 +19,8 @@ from vista_train.config import parse_recipe
 from vista_train.train import train
 from vista_train.training import checkpoint
 
+# The runs are made once, so one worker must take all tests that look at them.
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("two_processes")]
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 TOLERANCE = 1e-5
 
@@ -101,7 +103,6 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
     return Runs(folder)
 
 
-@pytest.mark.distributed
 @pytest.mark.parametrize("name", ["two", "two_narrow", "one_narrow", "one_then_two", "two_then_one", "two_workers"])
 def test_world_size_and_rows_change_nothing(runs: Runs, name: str) -> None:
     one, other = runs.trajectory("one"), runs.trajectory(name)
@@ -111,7 +112,6 @@ def test_world_size_and_rows_change_nothing(runs: Runs, name: str) -> None:
         assert other_norm == pytest.approx(norm, rel=TOLERANCE)
 
 
-@pytest.mark.distributed
 def test_the_runs_differed_in_what_they_should(runs: Runs) -> None:
     states = {
         name: checkpoint.read_state(checkpoint.published(runs.folder / name)[-1]).world_size
@@ -124,14 +124,12 @@ def test_the_runs_differed_in_what_they_should(runs: Runs) -> None:
     assert rows["two_narrow"] >= 2
 
 
-@pytest.mark.distributed
 def test_resumed_in_the_same_world_of_two_is_bit_equal(runs: Runs) -> None:
     assert runs.trajectory("two_again") == runs.trajectory("two")
     first, again = runs.weights("two"), runs.weights("two_again")
     assert all(torch.equal(first[name], again[name]) for name in first)
 
 
-@pytest.mark.distributed
 def test_totals_are_those_of_all_ranks(runs: Runs) -> None:
     for name in ("two", "two_narrow"):
         for one, two in zip(runs.log("one"), runs.log(name), strict=True):

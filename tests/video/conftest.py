@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from vista_train.video.composition import FITS, Box, Clip, Concat, Grid, Overlay, Video
+from vista_train.video.composition import Clip, Concat, Grid, Overlay, Video
+from vista_train.video.geometry import FITS, Box
 
 MakeClip = Callable[..., Clip]
 MakeVideo = Callable[..., Video]

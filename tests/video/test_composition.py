@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from vista_train.video.composition import QA, Box, Clip, Concat, Grid, Overlay, Span, Video, exact, video_from_json
+from vista_train.video.composition import QA, Clip, Concat, Grid, Overlay, Video, video_from_json
+from vista_train.video.geometry import Box, Span, exact
 from vista_train.video.render import render
 
 

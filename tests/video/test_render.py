@@ -14,10 +14,11 @@ import torch
 
 from vista_train.data.sources import ClipSource
 from vista_train.video import render as module
-from vista_train.video.composition import Box, Clip, Concat, Fit, Grid, Overlay, Video
+from vista_train.video.composition import Clip, Concat, Grid, Overlay, Video
 from vista_train.video.decode import MediaMissing, MediaUnreadable, Wanted, read
+from vista_train.video.geometry import Box, Fit, Rect
 from vista_train.video.render import render, render_view, requests
-from vista_train.video.sampling import Rect, View
+from vista_train.video.sampling import View
 
 RED, GREEN, BLUE, WHITE = (250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 250)
 FITS = ("letterbox", "crop", "squash")

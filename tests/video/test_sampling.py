@@ -8,8 +8,8 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from vista_train.video.composition import Box, Span
-from vista_train.video.sampling import Pixels, Rect, View
+from vista_train.video.geometry import Box, Pixels, Rect, Span
+from vista_train.video.sampling import View
 
 EPSILON = Fraction(1, 10**12)
 

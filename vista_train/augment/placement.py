@@ -12,8 +12,9 @@ from fractions import Fraction
 import numpy as np
 
 from vista_train.augment.base import CannotComposeError
-from vista_train.video.composition import Box, Clip, Fit, exact
-from vista_train.video.sampling import Rect, View
+from vista_train.video.composition import Clip
+from vista_train.video.geometry import Box, Fit, Rect, exact
+from vista_train.video.sampling import View
 
 STEPS = 1 << 20
 """Random places are drawn on a grid this fine."""

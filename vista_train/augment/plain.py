@@ -9,7 +9,7 @@ import numpy as np
 from vista_train.augment import questions, wordings
 from vista_train.augment.base import Augment, Cast, Params, Role
 from vista_train.types import Evidence, Sample
-from vista_train.video.composition import Span
+from vista_train.video.geometry import Span
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from vista_train.augment import placement, questions, wordings
 from vista_train.augment.base import Augment, Cast, Params, Role
 from vista_train.augment.temporal import DISTRACTORS
 from vista_train.types import Evidence, Sample
-from vista_train.video.composition import Fit, Grid, Overlay, Span, exact
+from vista_train.video.composition import Grid, Overlay
+from vista_train.video.geometry import Fit, Span, exact
 from vista_train.video.sampling import View
 
 
@@ -75,6 +76,12 @@ class SpatioTemporalNeedle(Augment):
         return Sample(video, questions.converse(asked, wording), evidence, self.name)
 
 
+def check_grid(rows: int, columns: int, cell_size: tuple[int, int]) -> None:
+    """`ValueError` unless there is a cell, and something can be seen in it."""
+    if min(rows, columns, *cell_size) < 1:
+        raise ValueError(f"augment.video_grid: {rows}x{columns} cells of {cell_size} px; all must be above 0")
+
+
 @dataclass(frozen=True)
 class VideoGrid(Augment):
     """Many clips side by side, and a question about one cell by row and column, from 1 (VISTA 2.3, Table 1 G)."""
@@ -91,6 +98,9 @@ class VideoGrid(Augment):
     """Share of questions with options; wrong ones are other cells."""
     fit: Fit = "letterbox"
     """How clips are put into their cells."""
+
+    def __post_init__(self) -> None:
+        check_grid(self.rows, self.columns, self.cell_size)
 
     @property
     def roles(self) -> tuple[Role, ...]:  # type: ignore[override]

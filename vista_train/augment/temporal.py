@@ -11,7 +11,8 @@ import numpy as np
 from vista_train.augment import placement, questions, wordings
 from vista_train.augment.base import Augment, Cast, Params, Role
 from vista_train.types import Evidence, Sample
-from vista_train.video.composition import Box, Clip, Concat, Fit, exact
+from vista_train.video.composition import Clip, Concat
+from vista_train.video.geometry import Box, Fit, exact
 from vista_train.video.sampling import View
 
 DISTRACTORS = Role("distractor", count=16, relation="caption_only", min_count=0)

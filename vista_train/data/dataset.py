@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -108,6 +108,10 @@ class VistaDataset(Dataset):
 
     def __len__(self) -> int:
         return self.epoch_samples
+
+    def __iter__(self) -> Iterator[Encoded]:
+        """One epoch in order; without this, positions being endless, a loop over the dataset would be too."""
+        return (self[position] for position in range(len(self)))
 
     def __getitem__(self, position: int) -> Encoded:
         """The encoded sample at a position, or its replacement; one without tokens if every attempt was lost.

@@ -17,8 +17,9 @@ from vista_train.data.headers import Headers, Probe, survey
 from vista_train.data.manifest import FEATURES, Manifest, open_manifest
 from vista_train.data.sidecars import cache_folder, key_of, publish
 from vista_train.video import decode
-from vista_train.video.composition import Clip, exact, qa_from_json
+from vista_train.video.composition import Clip, qa_from_json
 from vista_train.video.decode.base import resolve
+from vista_train.video.geometry import exact
 
 PROBE_LIMIT = 50_000
 OVERRUN_SECONDS = 0.5

@@ -6,23 +6,24 @@ import contextlib
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
+from accelerate.utils import parse_flag_from_env
 from torch import nn
 
 from vista_train.data import ledger
 from vista_train.data.dataset import VistaDataset
-from vista_train.data.rows import RowBudget, RowPlan, RowPlanner, row_loader
+from vista_train.data.rows import RowPlan, RowPlanner, row_loader
 from vista_train.models.base import Family
 from vista_train.training import checkpoint
 from vista_train.training.journal import Journal
 from vista_train.training.loss import summed_cross_entropy
 from vista_train.training.meters import StepMeters, Stopwatch
 from vista_train.training.optimizer import OptimizerSettings, adamw, rate_share, set_rates, trainable_groups
+from vista_train.training.settings import LoopSettings
 from vista_train.types import Failure, Row
 
 MIN_SAMPLES_JUDGED = 100
@@ -35,51 +36,6 @@ MAX_RANKS = 1 << 20
 
 class RunStoppedError(RuntimeError):
     """The run cannot go on as it is; the message says why and what to do."""
-
-
-@dataclass(frozen=True)
-class LoopSettings:
-    """How long to train, how large rows are, and when to save."""
-
-    steps: int | None = None
-    """Optimizer steps; default, as many as `epochs` take."""
-    epochs: float = 1.0
-    """Passes over `epoch_samples`, if `steps` is not given."""
-    budget: RowBudget = RowBudget()
-    """How many samples a step has, and how large a row may be."""
-    workers: int = 2
-    """Data worker processes per rank; 0 decodes in the training process."""
-    prefetch_rows: int = 2
-    """Rows each worker makes ahead."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, about a third more time."""
-    save_every: int = 200
-    """Steps between checkpoints; the last step always saves."""
-    keep: int = 2
-    """Finished checkpoints to keep, at least two."""
-    max_failed_share: float = 0.05
-    """The run stops when more than this share of the samples (of at least 100) was lost and replaced."""
-    expected_world: int | None = None
-    """Number of processes the run must have; a launcher can start one where two were asked for."""
-    allow_plan_change: bool = False
-    """Resume although the data or the recipe fields that decide the samples have changed."""
-    wandb: str | None = None
-    """A Weights & Biases project to log to, beside log.jsonl."""
-
-    def __post_init__(self) -> None:
-        for name in ("save_every", "prefetch_rows"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.workers < 0:
-            raise ValueError(f"train.workers is {self.workers}; it must be 0 or more")
-        if self.steps is not None and self.steps < 1:
-            raise ValueError(f"train.steps is {self.steps}; it must be at least 1")
-        if not 0 <= self.max_failed_share <= 1:
-            raise ValueError(f"train.max_failed_share is {self.max_failed_share}; it must lie in 0..1")
-
-    def num_steps(self, epoch_samples: int) -> int:
-        """Optimizer steps of the whole run."""
-        return self.steps or max(1, int(self.epochs * epoch_samples / self.budget.batch_samples))
 
 
 class StepModule(nn.Module):
@@ -382,7 +338,8 @@ class Trainer:
 
 def make_accelerator() -> Accelerator:
     """An Accelerator in bf16 where it runs on a GPU that can, else in fp32; rows are moved by us, not dispatched."""
-    half = PartialState().device.type == "cuda" and torch.cuda.is_bf16_supported()
+    on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
+    half = on_gpu and torch.cuda.is_bf16_supported()
     return Accelerator(mixed_precision="bf16" if half else "no")
 
 

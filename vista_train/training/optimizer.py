@@ -37,6 +37,9 @@ class OptimizerSettings:
     """Gradients are scaled down to this norm where theirs is larger."""
 
     def __post_init__(self) -> None:
+        for name in ("lr", "vision", "projector", "language", "weight_decay"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must not be below 0")
         if self.clip_norm <= 0:
             raise ValueError(f"train.clip_norm is {self.clip_norm}; it must be above 0")
         for name in ("warmup_share", "final_share"):

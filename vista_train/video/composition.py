@@ -8,71 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from numbers import Integral
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 import torch
 
-Fit: TypeAlias = Literal["letterbox", "crop", "squash"]
-Number: TypeAlias = int | float | str | Fraction
-FITS = ("letterbox", "crop", "squash")
-
-
-def exact(value: Number) -> Fraction:
-    """The number as a Fraction; a float counts as the decimal it prints as (0.1 is 1/10), "3/2" as a ratio."""
-    if isinstance(value, Fraction):
-        return value
-    if isinstance(value, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{value} is not a finite number")
-        # numpy's float64 is a float, but prints its name too.
-        return Fraction(repr(float(value)))
-    return Fraction(int(value)) if isinstance(value, Integral) else Fraction(value)
+from vista_train.video.geometry import FITS, Box, Fit, Number, Span, exact
 
 
 def _ratio(value: Fraction) -> str:
     return f"{value.numerator}/{value.denominator}"
-
-
-@dataclass(frozen=True)
-class Span:
-    """A half-open time span [start, end) in seconds of the video it describes."""
-
-    start: Fraction
-    end: Fraction
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "start", exact(self.start))
-        object.__setattr__(self, "end", exact(self.end))
-        if not self.start < self.end:
-            raise ValueError(f"span [{float(self.start)}, {float(self.end)}) is empty; end must be after start")
-
-    def __contains__(self, time: Fraction) -> bool:
-        return self.start <= time < self.end
-
-
-@dataclass(frozen=True)
-class Box:
-    """A rectangle in fractions of the frame it lies on: left, top, right, bottom."""
-
-    left: Fraction = Fraction(0)
-    top: Fraction = Fraction(0)
-    right: Fraction = Fraction(1)
-    bottom: Fraction = Fraction(1)
-
-    def __post_init__(self) -> None:
-        for name in ("left", "top", "right", "bottom"):
-            object.__setattr__(self, name, exact(getattr(self, name)))
-        if not (0 <= self.left < self.right <= 1 and 0 <= self.top < self.bottom <= 1):
-            raise ValueError(f"box {[float(edge) for edge in self.edges]} must lie in 0..1, left < right, top < bottom")
-
-    @property
-    def edges(self) -> tuple[Fraction, Fraction, Fraction, Fraction]:
-        return (self.left, self.top, self.right, self.bottom)
 
 
 class Video:

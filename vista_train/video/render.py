@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from vista_train.video.composition import Box, Clip, Concat, Fit, Grid, Overlay, Video
+from vista_train.video.composition import Clip, Concat, Grid, Overlay, Video
 from vista_train.video.decode import MediaError, Wanted, read, resolve
 from vista_train.video.decode.base import resized
-from vista_train.video.sampling import Pixels, Rect, View
+from vista_train.video.geometry import Box, Fit, Pixels, Rect
+from vista_train.video.sampling import View
 
 
 @dataclass(frozen=True)

@@ -5,87 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, NamedTuple
+from typing import Literal
 
-from vista_train.video.composition import FITS, Box, Fit, Span
+from vista_train.video.geometry import FITS, Box, Fit, Pixels, Rect, Span
 
 SAMPLINGS = ("midpoints", "linspace_ends", "fps")
-
-
-class Rect(NamedTuple):
-    """A rectangle on a canvas: edges in pixels, exact before rounding."""
-
-    left: Fraction
-    top: Fraction
-    right: Fraction
-    bottom: Fraction
-
-    @classmethod
-    def of_size(cls, width: int, height: int) -> Rect:
-        return cls(Fraction(0), Fraction(0), Fraction(width), Fraction(height))
-
-    @property
-    def width(self) -> Fraction:
-        return self.right - self.left
-
-    @property
-    def height(self) -> Fraction:
-        return self.bottom - self.top
-
-    def part(self, box: Box) -> Rect:
-        """Where `box`, in fractions of this rectangle, lies on the canvas."""
-        return Rect(
-            self.left + box.left * self.width,
-            self.top + box.top * self.height,
-            self.left + box.right * self.width,
-            self.top + box.bottom * self.height,
-        )
-
-    def fitted(self, width: int | Fraction, height: int | Fraction, fit: Fit) -> Rect:
-        """Where a picture of width x height lies when it is fitted into this rectangle, centred.
-
-        `letterbox` keeps all of it and leaves bars, `crop` covers the rectangle and overhangs, `squash` ignores
-        its aspect ratio.
-        """
-        if fit == "squash":
-            return self
-        ratios = (self.width / width, self.height / height)
-        scale = min(ratios) if fit == "letterbox" else max(ratios)
-        margin_x, margin_y = (self.width - width * scale) / 2, (self.height - height * scale) / 2
-        return Rect(self.left + margin_x, self.top + margin_y, self.right - margin_x, self.bottom - margin_y)
-
-    def pixels(self) -> Pixels:
-        """Every edge rounded to the nearest pixel, halves up."""
-        return Pixels(*((2 * edge + 1) // 2 for edge in self))
-
-
-class Pixels(NamedTuple):
-    """A rectangle in whole pixels, right and bottom exclusive."""
-
-    left: int
-    top: int
-    right: int
-    bottom: int
-
-    def __and__(self, other: Pixels) -> Pixels:
-        return Pixels(
-            max(self.left, other.left),
-            max(self.top, other.top),
-            min(self.right, other.right),
-            min(self.bottom, other.bottom),
-        )
-
-    @property
-    def width(self) -> int:
-        return max(0, self.right - self.left)
-
-    @property
-    def height(self) -> int:
-        return max(0, self.bottom - self.top)
-
-    @property
-    def empty(self) -> bool:
-        return not (self.width and self.height)
 
 
 @dataclass(frozen=True)

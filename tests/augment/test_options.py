@@ -1,0 +1,177 @@
+"""Multiple choice: where wrong answers come from, and that the right one cannot be told from the options alone."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+
+from vista_train.augment import REGISTRY, EventRelationship, questions, wordings
+from vista_train.augment.questions import Asked, Wording
+from vista_train.video.composition import Clip
+from vista_train.video.sampling import View
+
+VIEW = View(frames=32, width=336, height=336)
+WITH_OPTIONS = sorted(name for name, made in REGISTRY.items() if "multiple_choice" in made.__dataclass_fields__)
+WITHOUT = sorted(set(REGISTRY) - set(WITH_OPTIONS))
+
+
+@pytest.mark.parametrize("letter", range(4))
+def test_the_right_option_stands_at_its_letter(letter: int) -> None:
+    asked = Asked("Which?", "Right.", ("One.", "Two."), ("Three.", "Four."))
+    user, assistant = questions.converse(asked, Wording(pick=5, letter=letter))
+    question, *lines, ending = user.content.split("\n")
+    assert (user.role, assistant.role, question) == ("user", "assistant", "Which?")
+    assert [line[:3] for line in lines] == ["A. ", "B. ", "C. ", "D. "]
+    assert lines[letter][3:] == "Right."
+    assert assistant.content == "ABCD"[letter]
+    assert ending in wordings.CHOOSE
+    user, assistant = questions.converse(asked, Wording(pick=5, letter=None))
+    assert (user.content, assistant.content) == ("Which?", "Right.")
+
+
+def wrong_answers(asked: Asked, pick: int) -> list[str]:
+    user, _ = questions.converse(asked, Wording(pick, letter=0))
+    return [line[3:] for line in user.content.split("\n")[2:5]]
+
+
+def test_wrong_answers_come_half_from_what_is_shown() -> None:
+    shown, absent = tuple(f"Shown {n}." for n in range(9)), tuple(f"Absent {n}." for n in range(9))
+    counts, texts, places = Counter(), Counter(), Counter()
+    for pick in range(2000):
+        wrong = wrong_answers(Asked("Which?", "Right.", shown, absent), pick)
+        assert len(set(wrong)) == 3
+        counts[sum(text.startswith("Shown") for text in wrong)] += 1
+        texts.update(wrong)
+        places.update(place for place, text in enumerate(wrong) if text.startswith("Shown"))
+    assert set(counts) == {1, 2}
+    assert abs(counts[1] - 1000) < 120
+    assert min(texts.values()) > 250
+    assert max(texts.values()) < 420
+    assert max(places.values()) - min(places.values()) < 150
+
+
+@pytest.mark.parametrize(("num_shown", "num_absent"), [(0, 3), (3, 0), (1, 9), (9, 1), (1, 2), (2, 1)])
+def test_where_one_kind_runs_short_the_other_fills_in(num_shown: int, num_absent: int) -> None:
+    asked = Asked("Which?", "Right.", tuple("abcdefghi"[:num_shown]), tuple("jklmnopqr"[:num_absent]))
+    for pick in range(50):
+        wrong = wrong_answers(asked, pick)
+        assert len(set(wrong)) == 3
+        from_shown = sum(text in asked.shown for text in wrong)
+        assert min(num_shown, 1) <= from_shown <= num_shown
+        assert 3 - from_shown <= num_absent
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_half_the_questions_have_four_different_options(name: str, pool, cast_from, choice) -> None:
+    augment, letters = REGISTRY[name](), Counter()
+    for index in range(240):
+        rng = np.random.default_rng(index)
+        sample = augment(rng, cast_from(pool, augment.roles, index, rng), VIEW)
+        asked = choice(sample)
+        letters[asked.right] += 1
+        if asked.right is not None:
+            assert len({questions.normal(option) for option in asked.options}) == 4
+            assert questions.normal(asked.answer) not in questions.normal(asked.question)
+    assert abs(letters[None] - 120) < 32
+    for right in range(4):
+        assert abs(letters[right] - 30) < 20
+    always, never = (dataclasses.replace(augment, multiple_choice=share) for share in (1.0, 0.0))
+    cast = cast_from(pool, augment.roles, 3, np.random.default_rng(3))
+    assert all(choice(always(np.random.default_rng(seed), cast, VIEW)).options for seed in range(20))
+    assert not any(choice(never(np.random.default_rng(seed), cast, VIEW)).options for seed in range(20))
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_others_never_have_options(name: str, pool, cast_from, choice) -> None:
+    augment = REGISTRY[name]()
+    for index in range(100):
+        rng = np.random.default_rng(index)
+        assert not choice(augment(rng, cast_from(pool, augment.roles, index, rng), VIEW)).options
+
+
+def test_two_needles_are_asked_about_freely() -> None:
+    assert "two_needle" in WITHOUT
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_wrong_options_are_shown_or_of_clips_not_shown(name: str, pool, cast_from, choice) -> None:
+    augment = dataclasses.replace(REGISTRY[name](), multiple_choice=1.0)
+    for index in range(60):
+        rng = np.random.default_rng(index)
+        cast = cast_from(pool, augment.roles, index, rng)
+        sample = augment(rng, cast, VIEW)
+        asked = choice(sample)
+        shown = {questions.sentence(one.caption) for one in sample.video.clips()}
+        absent = {questions.sentence(one.caption) for one in cast.get("distractor", ())}
+        assert asked.answer in shown
+        assert set(asked.wrong) <= shown | absent
+        num_shown = len(set(asked.wrong) & shown)
+        if "needle" in cast:
+            # The haystack has one caption, so half of three is that one.
+            assert num_shown == len(shown) - 1 == 1
+        else:
+            assert num_shown == 3
+
+
+def learned(counts: Counter) -> Callable[[list[str]], list[float]]:
+    return lambda options: [counts[option] for option in options]
+
+
+def overlap(options: list[str]) -> list[float]:
+    """How many words each option shares with the others."""
+    words = [set(option.split()) for option in options]
+    return [sum(len(own & other) for other in words) for own in words]
+
+
+@pytest.mark.parametrize("name", WITH_OPTIONS)
+def test_options_alone_do_not_give_the_answer_away(name: str, pool, cast_from, choice) -> None:
+    augment = dataclasses.replace(REGISTRY[name](), multiple_choice=1.0)
+    seen, right = Counter(), Counter()
+    rules: dict[str, Callable[[list[str]], list[float]]] = {
+        "longest": lambda options: [len(option) for option in options],
+        "first": lambda options: [3, 2, 1, 0],
+        "first letter": lambda options: [-ord(option[0]) * 1e6 - ord(option[1]) for option in options],
+        "alike": overlap,
+        "often an option": learned(seen),
+        "often right": learned(right),
+    }
+    scores: Counter = Counter()
+    num = 0
+    for index in range(600):
+        rng = np.random.default_rng([7, index])
+        asked = choice(augment(rng, cast_from(pool, augment.roles, int(rng.integers(len(pool))), rng), VIEW))
+        if asked.right is None:
+            # The same clip was drawn twice, and three wrong answers are not left.
+            continue
+        num += 1
+        for rule, judge in rules.items():
+            marks = judge(list(asked.options))
+            for sign, best in ((rule, max(marks)), (f"not {rule}", min(marks))):
+                places = [place for place, mark in enumerate(marks) if mark == best]
+                scores[sign] += (asked.right in places) / len(places)
+        seen.update(asked.options)
+        right[asked.answer] += 1
+    assert num > 550
+    # Four standard deviations of guessing.
+    bound = 4 * (0.25 * 0.75 / num) ** 0.5
+    assert len(scores) == 2 * len(rules)
+    for rule, score in scores.items():
+        assert abs(score / num - 0.25) <= bound, f"{rule}: {score / num:.3f}"
+
+
+def part(number: int) -> Clip:
+    return Clip(f"{number}.mp4", 0, 6, 64, 48, 10, f"Thing {number} is shown")
+
+
+def test_strangers_are_options_only_where_parts_run_short(choice) -> None:
+    strangers = [part(number) for number in (90, 91, 92)]
+    for num, expected in ((2, 3), (3, 2), (4, 1), (5, 0), (6, 0)):
+        parts = [part(number) for number in range(num)]
+        augment = EventRelationship(min_seconds=6 * num - 1, multiple_choice=1.0)
+        for seed in range(10):
+            sample = augment(np.random.default_rng(seed), {"clip": parts, "distractor": strangers}, VIEW)
+            assert sum("Thing 9" in option for option in choice(sample).wrong) == expected

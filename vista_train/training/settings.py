@@ -1,0 +1,54 @@
+"""How long to train, how large rows are, and when to save."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from vista_train.data.rows import RowBudget
+
+
+@dataclass(frozen=True)
+class LoopSettings:
+    """How long to train, how large rows are, and when to save."""
+
+    steps: int | None = None
+    """Optimizer steps; default, as many as `epochs` take."""
+    epochs: float = 1.0
+    """Passes over `epoch_samples`, if `steps` is not given."""
+    budget: RowBudget = RowBudget()
+    """How many samples a step has, and how large a row may be."""
+    workers: int = 2
+    """Data worker processes per rank; 0 decodes in the training process."""
+    prefetch_rows: int = 2
+    """Rows each worker makes ahead."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, about a third more time."""
+    save_every: int = 200
+    """Steps between checkpoints; the last step always saves."""
+    keep: int = 2
+    """Finished checkpoints to keep, at least two."""
+    max_failed_share: float = 0.05
+    """The run stops when more than this share of the samples (of at least 100) was lost and replaced."""
+    expected_world: int | None = None
+    """Number of processes the run must have; a launcher can start one where two were asked for."""
+    allow_plan_change: bool = False
+    """Resume although the data or the recipe fields that decide the samples have changed."""
+    wandb: str | None = None
+    """A Weights & Biases project to log to, beside log.jsonl."""
+
+    def __post_init__(self) -> None:
+        if self.epochs <= 0:
+            raise ValueError(f"train.epochs is {self.epochs}; it must be above 0")
+        for name in ("save_every", "prefetch_rows"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.workers < 0:
+            raise ValueError(f"train.workers is {self.workers}; it must be 0 or more")
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"train.steps is {self.steps}; it must be at least 1")
+        if not 0 <= self.max_failed_share <= 1:
+            raise ValueError(f"train.max_failed_share is {self.max_failed_share}; it must lie in 0..1")
+
+    def num_steps(self, epoch_samples: int) -> int:
+        """Optimizer steps of the whole run."""
+        return self.steps or max(1, int(self.epochs * epoch_samples / self.budget.batch_samples))
