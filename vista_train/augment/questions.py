@@ -80,7 +80,7 @@ def neighbour(
     """A question about the part next to the `known` one, which its caption names; `CannotComposeError` if that
     caption names another part as well.
 
-    Wrong answers are the other parts, then clips not shown: parts of one source look alike, and a stranger among them
+    Wrong answers are the other parts, then strangers: of parts that look alike, none should be among them, since it
     is found out without a look at the video.
     """
     event, answer = phrase(told(parts[known])), told(parts[asked])

@@ -91,7 +91,10 @@ class LongVideoCaption(Augment):
 
 @dataclass(frozen=True)
 class EventRelationship(Augment):
-    """Joined clips as in LongVideoCaption, and a question about their order (VISTA 2.1, Table 1 B)."""
+    """Joined clips as in LongVideoCaption, and a question about their order (VISTA 2.1, Table 1 B).
+
+    Parts of one source look alike, so wrong options are other parts, and with too few of them there are none.
+    """
 
     same_source: bool = True
     """Join consecutive clips of one source video; false joins any clips, and says so."""
@@ -108,7 +111,8 @@ class EventRelationship(Augment):
 
     @property
     def roles(self) -> tuple[Role, ...]:  # type: ignore[override]
-        return (joined_role(self.same_source, self.min_seconds, self.max_gap_seconds, self.max_clips), DISTRACTORS)
+        joined = joined_role(self.same_source, self.min_seconds, self.max_gap_seconds, self.max_clips)
+        return (joined,) if self.same_source else (joined, DISTRACTORS)
 
     def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
         parts = placement.seen_parts(long_enough(clips, self.min_seconds), view, min_parts=2)
@@ -121,7 +125,8 @@ class EventRelationship(Augment):
         known, asked, wording = params["known"], params["asked"], params["wording"]
         video = join(long_enough(clips, self.min_seconds), params["ends"], self.fit)
         texts = wordings.EVENT_AFTER if known < asked else wordings.EVENT_BEFORE
-        talk = questions.neighbour(video.clips(), known, asked, clips.get("distractor", ()), texts, wording)
+        strangers = () if self.same_source else clips.get("distractor", ())
+        talk = questions.neighbour(video.clips(), known, asked, strangers, texts, wording)
         talk = talk._replace(question=introduced(talk.question, self.same_source, wording))
         return Sample(video, questions.converse(talk, wording), shown(video, sorted((known, asked))), self.name)
 
