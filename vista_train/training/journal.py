@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,11 @@ class Journal:
     def __init__(self, output: Path, num_steps: int, first_step: int, wandb_project: str | None = None) -> None:
         self.log, self.ledger = output / "log.jsonl", output / "ledger.jsonl"
         self.first_step = first_step
-        self.bar = tqdm(total=num_steps, initial=first_step, unit="step", smoothing=0.1, dynamic_ncols=True)
+        # A terminal shows one line; a log file would keep every one.
+        seconds = 0.5 if sys.stderr.isatty() else 30.0
+        self.bar = tqdm(
+            total=num_steps, initial=first_step, unit="step", smoothing=0.1, dynamic_ncols=True, mininterval=seconds
+        )
         self.wandb_run = _start_wandb(wandb_project, output) if wandb_project else None
 
     def open(self, next_position: int, unusable: Sequence[tuple[str, str]]) -> None:
