@@ -29,12 +29,14 @@ if [ "${VISTA_TRAIN_SKIP_INSTALL:-0}" != 1 ]; then
     export PATH="$bin:$PATH"
 fi
 
-# The default folder is ours to empty; another one only if a run has left its log there.
-if [ "$out" != "$default_out" ] && [ -n "$(ls -A "$out" 2>/dev/null)" ] && [ ! -f "$out/log.jsonl" ]; then
-    echo "quickstart: $out holds files but no log.jsonl of an earlier run; name an empty folder, it would be emptied" >&2
+# Only what an earlier quickstart left behind is emptied: it carries this mark.
+if [ -n "$(ls -A "$out" 2>/dev/null)" ] && [ ! -f "$out/.quickstart" ]; then
+    echo "quickstart: $out holds files that no quickstart left there; name an empty folder, it would be emptied" >&2
     exit 1
 fi
 rm -rf "$out"
+mkdir -p "$out"
+touch "$out/.quickstart"
 
 python scripts/make_clips.py --out "$data" \
     --sources "${QUICKSTART_SOURCES:-25}" --clips-per-source "${QUICKSTART_CLIPS:-8}"

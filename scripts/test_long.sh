@@ -9,6 +9,7 @@ if [ "${VISTA_TRAIN_SKIP_INSTALL:-0}" != 1 ]; then
     bin=$(cd "${VISTA_TRAIN_VENV:-.venv}/bin" && pwd)
     export PATH="$bin:$PATH"
 fi
+export PYTHONPATH="$PWD${PYTHONPATH:+:$PYTHONPATH}"
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1
 mkdir -p out/test_long
 

@@ -123,8 +123,8 @@ MUTANTS = (
     Mutant(
         "losses_after_the_checkpoint_forgotten",
         "vista_train/training/loop.py",
-        "    return [failure for failure in ledger.read",
-        "    return [] and [failure for failure in ledger.read",
+        "    return ledger.known(",
+        "    return [] and ledger.known(",
         "tests/training/test_checkpoint.py::test_what_was_lost_after_the_checkpoint_is_lost_again",
     ),
     Mutant(
@@ -274,7 +274,7 @@ MUTANTS = (
     Mutant(
         "needle_from_its_own_haystack",
         "vista_train/data/dataset.py",
-        "if clip.path != anchor.path and",
+        "if clip.path not in taken and",
         "if",
         "tests/data/test_dataset.py::test_distractors_may_be_missing_but_not_actors",
     ),

@@ -67,6 +67,8 @@ def test_an_empty_recipe_has_every_default(loaded):
             "augment.temporal_needle.max_needle_second: unknown key; did you mean 'max_needle_seconds'?",
         ),
         ("train: {stps: 3}", "train.stps: unknown key; did you mean 'steps'?"),
+        ("steps: 5", "steps: unknown key; did you mean 'train.steps'?"),
+        ("frames: 5", "frames: unknown key; did you mean 'view.frames'?"),
         (
             "zzz: 1",
             "zzz: unknown key; known here: output, seed, family, view, data, augment, train",

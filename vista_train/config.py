@@ -74,7 +74,7 @@ class Recipe(Strict):
 
     output: str = "out/run"
     """The folder of checkpoints, log and ledger."""
-    seed: int = Field(0, ge=0)
+    seed: int = Field(0, ge=0, lt=1 << 40)
     """Decides every draw of the data."""
     family: Any
     """The model family by `name`, and its settings."""
@@ -135,6 +135,15 @@ class Recipe(Strict):
             reader=self.data.reader,
             known_failures=known_failures,
         )
+
+    def check_continues(self, before: Recipe, folder: Path) -> None:
+        """`ValueError` if the model is not the one that the checkpoint in `folder` was made of by recipe `before`."""
+        for key, value in before.family:
+            asked = getattr(self.family, key, None)
+            if asked != value:
+                raise ValueError(
+                    f"family.{key} is {asked!r}, but {folder} was trained with {value!r}; choose another output"
+                )
 
     def to_yaml(self) -> str:
         """The resolved recipe: every key with its value, as it can be loaded again."""
@@ -199,6 +208,9 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         # The rooms check their own settings when they are built.
         recipe.make_settings(), recipe.make_view(), recipe.make_loop(), recipe.make_optimizer(), recipe.make_mix()
+        most, room = recipe.family.max_tokens, recipe.make_loop().budget.max_row_tokens
+        if most > room:
+            raise ValueError(f"family.max_tokens is {most}, train.max_row_tokens {room}; a sample must fit into a row")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return recipe

@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from vista_train.augment import CannotComposeError
 from vista_train.config import load_recipe
+from vista_train.data import ledger
 from vista_train.data.dataset import VistaDataset
 from vista_train.types import Plan, Sample
 from vista_train.video.decode import MediaError
@@ -143,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--count must be at least 1, --position at least 0")
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
-        dataset = recipe.make_dataset(recipe.make_family().codec)
+        dataset = recipe.make_dataset(recipe.make_family().codec, ledger.read(Path(recipe.output) / "ledger.jsonl"))
         view = recipe.make_view()
         positions = range(arguments.position, arguments.position + arguments.count)
         everyone = [look(dataset, position) for position in positions]

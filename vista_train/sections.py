@@ -111,6 +111,9 @@ def _told(place: tuple[int | str, ...], faults: Sequence[Any], model: type[BaseM
     if first["type"] == "extra_forbidden":
         known = _known_keys(model, place[:-1])
         near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
+        if len(place) == 1:
+            # A key at the top that a section has is more likely that one than a name that looks like it.
+            near = [f"{name}.{place[0]}" for name in known if place[0] in _known_keys(model, (name,))] or near
         return f"{key}: unknown key; " + (f"did you mean {near[0]!r}?" if near else f"known here: {', '.join(known)}")
     if first["type"] == "missing":
         return f"{key} is missing"
@@ -134,5 +137,7 @@ def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
             continue
         inside = kind.model_fields[step].annotation
         models = [inside, *typing.get_args(inside)]
-        kind = next(entry for entry in models if isinstance(entry, type) and issubclass(entry, BaseModel))
+        kind = next((entry for entry in models if isinstance(entry, type) and issubclass(entry, BaseModel)), None)
+        if kind is None:
+            return []
     return list(kind.model_fields)

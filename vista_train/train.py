@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -20,6 +21,8 @@ def train(recipe: Recipe) -> Trainer:
     output = Path(recipe.output)
     done = checkpoint.published(output)
     newest = done[-1] if done else None
+    if newest:
+        recipe.check_continues(load_recipe(newest / "recipe.yaml"), newest)
     family = recipe.make_family(str(newest) if newest else None)
     with accelerator.main_process_first():
         dataset = recipe.make_dataset(family.codec, known_failures(output, newest))
@@ -39,6 +42,12 @@ def train(recipe: Recipe) -> Trainer:
     return trainer
 
 
+def _is_ours(error: Exception) -> bool:
+    """Whether this package raised it, to be told in a sentence; anybody else's ValueError is a bug, and shows where."""
+    last = traceback.extract_tb(error.__traceback__)[-1]
+    return Path(last.filename).is_relative_to(Path(__file__).parent)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Exit code 2 and one sentence for what the user can mend."""
     parser = argparse.ArgumentParser(prog="vista_train.train", description=__doc__)
@@ -50,8 +59,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         trainer = train(load_recipe(arguments.recipe, arguments.overrides))
     except (ValueError, RunStoppedError, MediaError) as error:
-        if os.environ.get("RANK", "0") == "0":
-            print(f"vista_train: {error}", file=sys.stderr, flush=True)
+        if not _is_ours(error):
+            raise
+        rank = os.environ.get("RANK", "0")
+        print(f"vista_train: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr, flush=True)
         return 2
     if trainer.is_main:
         newest = checkpoint.published(trainer.output)[-1]

@@ -36,7 +36,8 @@ def test_nothing_lost_is_no_file(path):
     ledger.append(path, [])
     assert not path.exists()
     assert ledger.read(path) == []
-    assert ledger.rewind(path, 5) == []
+    ledger.rewind(path, 5)
+    assert ledger.known(path, 0) == []
     assert not path.exists()
 
 
@@ -50,22 +51,37 @@ def test_a_line_cut_short_by_a_kill_is_left_out(path):
 
 def test_a_resumed_run_keeps_what_was_lost_before_it(path):
     ledger.append(path, [LEFT_OUT, *LOST])
-    assert ledger.rewind(path, 8) == [*LOST[2:]]
+    ledger.rewind(path, 8)
+    assert ledger.known(path, 8) == [*LOST[2:]]
     assert ledger.read(path) == [LEFT_OUT, *LOST[:2]]
-    assert [entry.name for entry in path.parent.iterdir()] == ["ledger.jsonl"]
+    assert sorted(entry.name for entry in path.parent.iterdir()) == ["ledger.jsonl", "ledger.pending.jsonl"]
 
 
 def test_going_on_behind_the_last_loss_changes_nothing(path):
     ledger.append(path, LOST)
     before = path.read_bytes()
-    assert ledger.rewind(path, 10) == []
+    ledger.rewind(path, 10)
+    assert ledger.known(path, 10) == []
     assert path.read_bytes() == before
 
 
 def test_starting_over_leaves_no_ledger(path):
     ledger.append(path, LOST)
-    assert ledger.rewind(path, 0) == [*LOST]
+    ledger.rewind(path, 0)
+    assert ledger.known(path, 0) == [*LOST]
     assert not path.exists()
+
+
+def test_what_a_resumed_run_has_yet_to_come_to_survives_its_kill(path):
+    """Resumed, killed at once, resumed again, and once more from further back."""
+    ledger.append(path, LOST)
+    ledger.rewind(path, 8)
+    ledger.rewind(path, 8)
+    assert ledger.known(path, 8) == [*LOST[2:]]
+    ledger.append(path, LOST[2:3])
+    assert ledger.known(path, 8) == [*LOST[2:]]
+    ledger.rewind(path, 0)
+    assert sorted(ledger.known(path, 0), key=lambda lost: lost.position) == [*LOST]
 
 
 def test_rewinding_mends_a_line_cut_short(path):

@@ -29,7 +29,14 @@ def recipe_data(world: Path, folder: Path, output: str, **train: Any) -> dict[st
     return {
         "output": str(folder / output),
         "seed": 3,
-        "family": {"name": "tiny", "vision_width": 32, "language_width": 64, "language_layers": 2, "seed": 1},
+        "family": {
+            "name": "tiny",
+            "vision_width": 32,
+            "language_width": 64,
+            "language_layers": 2,
+            "seed": 1,
+            "max_tokens": 800,
+        },
         "view": {"frames": 4, "width": 56, "height": 56, "min_pixels": 7},
         "data": {"root": str(world), "cache": str(folder / "cache")},
         "augment": {"temporal_needle": {}, "spatio_temporal_needle": {}, "video_grid": {"rows": 2, "columns": 2}},

@@ -165,11 +165,22 @@ def test_frame_begins_exactly_on_its_time(plain: Path) -> None:
 def test_avi_that_stores_no_times_is_counted(tmp_path: Path) -> None:
     path = make_video(tmp_path / "h264.avi", rate=FILM)
     assert numbers(path, [frame / FILM for frame in range(NUM)]) == list(range(NUM))
-    assert numbers(path, [Fraction(99, 10)]) == [NUM - 1]
+    assert numbers(path, [Fraction(54, 10)]) == [NUM - 1]
 
 
 def test_time_0_is_the_first_frame_and_past_the_end_the_last(plain: Path) -> None:
-    assert numbers(plain, [Fraction(0), Fraction(10**6), Fraction(4)]) == [0, NUM - 1, 119]
+    end = NUM / NTSC
+    assert numbers(plain, [Fraction(0), end + Fraction(1, 2), Fraction(4)]) == [0, NUM - 1, 119]
+    with pytest.raises(MediaUnreadable, match=r"ends at 4\.00 s, before the frame wanted at 4\.51 s"):
+        numbers(plain, [Fraction(1), Fraction(451, 100)])
+
+
+def test_a_file_cut_short_without_a_count_in_its_header_is_refused_where_it_lacks(plain: Path, tmp_path: Path) -> None:
+    whole, cut = make_video(tmp_path / "whole.mkv"), tmp_path / "cut.mkv"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    assert numbers(cut, [Fraction(1, 2)]) == numbers(whole, [Fraction(1, 2)])
+    with pytest.raises(MediaUnreadable, match="before the frame wanted"):
+        numbers(cut, [Fraction(1, 2), decode.probe(cut).duration])
 
 
 def test_times_in_any_order_repeats_and_sizes(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:

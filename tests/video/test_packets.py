@@ -68,3 +68,9 @@ def test_a_damaged_packet_is_an_anomaly() -> None:
     assert list(source.frames([SimpleNamespace(is_corrupt=False)])) == []  # type: ignore[list-item]
     with pytest.raises(Anomaly, match="packet is damaged"):
         list(source.frames([SimpleNamespace(is_corrupt=True)]))  # type: ignore[list-item]
+
+
+def test_a_still_picture_lasts_as_long_as_its_packet_says() -> None:
+    index = PacketIndex.of([Stamps(0, 0, True, True, 50)], Fraction(1, 10), True, False)
+    assert index.last_seconds == 5
+    assert index.rank_at(Fraction(5)) == 0

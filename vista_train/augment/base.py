@@ -45,12 +45,15 @@ class Augment:
 
     name: ClassVar[str]
     roles: tuple[Role, ...] = ()
-    """The first role is the anchor: over an epoch, every clip plays it once."""
+    """The first role is the anchor: over an epoch, every clip that can plays it once."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
         REGISTRY[cls.name] = cls
+
+    def __post_init__(self) -> None:
+        check_settings(self)
 
     def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
         """Choose the parameters from metadata and the view; `CannotComposeError` where nothing fits."""
@@ -73,6 +76,21 @@ class Augment:
 
 
 REGISTRY: dict[str, type[Augment]] = {}
+
+
+def check_settings(augment: Augment) -> None:
+    """`ValueError` for a setting that cannot be meant, by the unit in its name."""
+    for name, value in vars(augment).items():
+        key = f"augment.{augment.name}.{name}"
+        if name == "multiple_choice" and not 0 <= value <= 1:
+            raise ValueError(f"{key} is {value}; a share lies in 0..1")
+        may_be_nothing = name in ("min_seconds", "max_gap_seconds")
+        if name.endswith("_seconds") and (value < 0 or (value == 0 and not may_be_nothing)):
+            raise ValueError(f"{key} is {value}; it must be above 0 seconds")
+        if name.endswith("_scale") and not 0 < value[0] <= value[1] <= 1:
+            raise ValueError(f"{key} is {list(value)}; it must be two shares of the frame, in order, in 0..1")
+        if name == "max_clips" and value < 2:
+            raise ValueError(f"{key} is {value}; at least 2 clips are joined")
 
 
 def check_seen(sample: Sample, view: View, times: Sequence[Any]) -> None:

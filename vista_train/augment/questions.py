@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import string
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, TypeVar
@@ -87,7 +87,11 @@ def neighbour(
     captions = [normal(part.caption) for part in parts]
     if captions.count(captions[known]) > 1:
         raise CannotComposeError(f"two parts of the video have the caption {parts[known].caption!r}")
-    wrong = [sentence(part.caption) for number, part in enumerate(parts) if number not in (known, asked)]
+    wrong = [
+        sentence(part.caption)
+        for part in parts
+        if not _overlap(part, parts[known]) and not _overlap(part, parts[asked])
+    ]
     strangers = [sentence(clip.caption) for clip in absent if normal(clip.caption) not in captions]
     lacking = max(0, NUM_DISTRACTORS - len({normal(text) for text in wrong} - {normal(answer)}))
     return Asked(one_of(texts, wording).format(event=event), answer, tuple(wrong), tuple(strangers[:lacking]))
@@ -116,7 +120,10 @@ def converse(asked: Asked, wording: Wording) -> tuple[Message, ...]:
     if wording.letter is not None:
         wrong = _distractors(asked, wording)
         if len(wrong) == NUM_DISTRACTORS:
-            options = [*wrong[: wording.letter], asked.answer, *wrong[wording.letter :]]
+            # An option is one line: a line break in an answer would make two of it.
+            options = [
+                " ".join(text.split()) for text in (*wrong[: wording.letter], asked.answer, *wrong[wording.letter :])
+            ]
             lines = [f"{letter}. {option}" for letter, option in zip(LETTERS, options, strict=True)]
             question = "\n".join([asked.question, *lines, one_of(wordings.CHOOSE, wording, turn=3)])
             return (Message("user", question), Message("assistant", LETTERS[wording.letter]))
@@ -125,7 +132,8 @@ def converse(asked: Asked, wording: Wording) -> tuple[Message, ...]:
 
 def normal(text: str) -> str:
     """The text without case, punctuation and spacing: what two answers are compared by."""
-    return " ".join(text.casefold().translate(str.maketrans("", "", string.punctuation)).split())
+    kept = (letter for letter in text.casefold() if not unicodedata.category(letter).startswith("P"))
+    return " ".join("".join(kept).split())
 
 
 def sentence(caption: str) -> str:
@@ -162,6 +170,11 @@ def ordinal(number: int) -> str:
     """1st, 2nd, 3rd, 4th, ... 11th, 12th, 13th, ... 21st."""
     ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
     return f"{number}{ending}"
+
+
+def _overlap(one: Clip, other: Clip) -> bool:
+    """Whether two clips show some of the same footage: what is said of one may then be true of the other."""
+    return one.path == other.path and one.start < other.end and other.start < one.end
 
 
 def _answers(clips: Iterable[Clip], asked: QA) -> tuple[str, ...]:

@@ -100,6 +100,7 @@ class VideoGrid(Augment):
     """How clips are put into their cells."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_grid(self.rows, self.columns, self.cell_size)
 
     @property

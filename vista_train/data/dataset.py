@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -25,8 +25,10 @@ from vista_train.video.sampling import View
 
 NUM_ATTEMPTS = 8
 """Samples a position may try before its slot stays empty."""
-NUM_TRIES = 16
+NUM_TRIES = 32
 """Casts an attempt may try until one can be composed and seen."""
+TRIES_PER_ANCHOR = 4
+"""Casts that keep the anchor and change the others; an anchor that none of them suits is passed over."""
 DRAWS_PER_TRY = 1 << 10
 """Draw numbers set aside for one cast: the source, its clip, a number for each other role, the parameters."""
 NUM_REDRAWS = 64
@@ -71,6 +73,9 @@ class Composed:
 
 class VistaDataset(Dataset):
     """Composed training samples by position, 0 to infinity; `len` is the number of positions in an epoch.
+
+    Over an epoch, every clip of a single source is the anchor once, but for those that nothing can be made of as the
+    position's augmentation would have it (a haystack shorter than every needle tried): another clip then stands in.
 
     Args:
         sources: clips by the name of their manifest.
@@ -208,23 +213,28 @@ class VistaDataset(Dataset):
         raise CannotComposeError(f"{ingredient.augment.name}: none of {NUM_TRIES} casts can be composed; {reason}")
 
     def _try(self, ingredient: Ingredient, epoch: int, index: int, attempt: int, number: int) -> Composed:
-        """Compose one cast. Draws count on from `number`: source and clip of the anchor, other roles, parameters."""
+        """Compose one cast. Draws count on from `number`: the anchor's source and clip, other roles, parameters."""
 
         def rng(draw: int) -> np.random.Generator:
             return draw_rng(self.seed, epoch, index, 1 + number * DRAWS_PER_TRY + draw, attempt)
 
         augment, roles = ingredient.augment, ingredient.augment.roles
         names = ingredient.names(roles[0], tuple(self.sources))
-        name = names[_weighted(rng(0), [self.weights[name] for name in names])]
+        anchors = number - number % TRIES_PER_ANCHOR
+        which = draw_rng(self.seed, epoch, index, 1 + anchors * DRAWS_PER_TRY, attempt)
+        name = names[_weighted(which, [self.weights[name] for name in names])]
         source = self.sources[name]
         cycle, place = divmod(index, len(source))
-        key = draw_rng(self.seed, epoch, cycle, 2 + number * DRAWS_PER_TRY, attempt)
+        key = draw_rng(self.seed, epoch, cycle, 2 + anchors * DRAWS_PER_TRY, attempt)
         row = permuted(place, len(source), key)
         anchor = source[row]
         cast: dict[str, tuple[Clip, ...]] = {roles[0].name: self._anchored(ingredient, source, row, rng(2))}
-        for order, role in enumerate(roles[1:]):
+        # Words alone come last: a clip of a file that is shown would be a second right answer.
+        for order, role in sorted(enumerate(roles[1:]), key=lambda entry: entry[1].relation == "caption_only"):
             pool = ingredient.names(role, tuple(self.sources))
-            cast[role.name] = self._others(role, 0, pool, anchor, rng(3 + order))
+            shown = {clip.path for clips in cast.values() for clip in clips}
+            taken = shown if role.relation == "caption_only" else {anchor.path}
+            cast[role.name] = self._others(role, 0, pool, anchor, taken, rng(3 + order))
         sample = augment(rng(DRAWS_PER_TRY - 2), cast, self.codec.view)
         try:
             plan = self.codec.plan(sample)
@@ -241,12 +251,12 @@ class VistaDataset(Dataset):
         if role.relation == "same_source_consecutive":
             return _window(role, source, row)
         pool = ingredient.names(role, tuple(self.sources))
-        return (anchor, *self._others(role, 1, pool, anchor, rng))
+        return (anchor, *self._others(role, 1, pool, anchor, {anchor.path}, rng))
 
     def _others(
-        self, role: Role, have: int, names: Sequence[str], anchor: Clip, rng: np.random.Generator
+        self, role: Role, have: int, names: Sequence[str], anchor: Clip, taken: Set[str], rng: np.random.Generator
     ) -> tuple[Clip, ...]:
-        """Clips for a role that has `have`: uniformly, with replacement, never the anchor's file nor its caption."""
+        """Clips for a role that has `have`: uniformly, with replacement, no taken file, not the anchor's words."""
         sizes = np.cumsum([len(self.sources[name]) for name in names])
         clips: list[Clip] = []
         while have + len(clips) < role.count:
@@ -254,7 +264,7 @@ class VistaDataset(Dataset):
                 number = int(rng.integers(sizes[-1]))
                 at = int(np.searchsorted(sizes, number, side="right"))
                 clip = self.sources[names[at]][number - int(sizes[at] - len(self.sources[names[at]]))]
-                if clip.path != anchor.path and normal(clip.caption) != normal(anchor.caption):
+                if clip.path not in taken and normal(clip.caption) != normal(anchor.caption):
                     clips.append(clip)
                     break
             else:
@@ -299,7 +309,7 @@ class VistaDataset(Dataset):
     def _check_can_compose(self, ingredient: Ingredient) -> None:
         reason = ""
         for index in range(min(self.epoch_samples, 64)):
-            for number in range(NUM_TRIES // 4):
+            for number in (0, 1, TRIES_PER_ANCHOR, TRIES_PER_ANCHOR + 1):
                 try:
                     self._try(ingredient, 0, index, 0, number)
                 except CannotComposeError as error:

@@ -34,15 +34,30 @@ def read(path: Path) -> list[Failure]:
     return failures
 
 
-def rewind(path: Path, next_position: int) -> list[Failure]:
-    """Keep only what was lost before `next_position`, and return the rest: what a resumed run will replay."""
-    failures = read(path)
-    before = [failure for failure in failures if failure.position < next_position]
+def pending(path: Path) -> Path:
+    """Where the losses wait that a resumed run has yet to come to; beside the ledger at `path`."""
+    return path.with_suffix(".pending.jsonl")
+
+
+def known(path: Path, next_position: int) -> list[Failure]:
+    """Every loss from `next_position` on that this ledger, or the ones before it, have seen: what a resumed run
+    must replay, however often it is resumed."""
+    found = [*read(path), *read(pending(path))]
+    return list(dict.fromkeys(failure for failure in found if failure.position >= next_position))
+
+
+def rewind(path: Path, next_position: int) -> None:
+    """Keep only what was lost before `next_position`; the rest waits in `pending` until it is lost again."""
+    later = known(path, next_position)
+    _rewrite(pending(path), later)
+    _rewrite(path, [failure for failure in read(path) if failure.position < next_position])
+
+
+def _rewrite(path: Path, failures: list[Failure]) -> None:
     scratch = path.with_suffix(".rewound")
     scratch.unlink(missing_ok=True)
-    append(scratch, before)
-    if before:
+    append(scratch, failures)
+    if failures:
         scratch.replace(path)
     else:
         path.unlink(missing_ok=True)
-    return [failure for failure in failures if failure.position >= next_position]

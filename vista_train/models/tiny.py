@@ -39,6 +39,8 @@ from vista_train.video.sampling import View
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+OFFLINE = {"trust_remote_code": False, "local_files_only": True}
+"""Nothing in a checkpoint's folder is run, and nothing it names is fetched."""
 PAD, START, END, VIDEO = "<|endoftext|>", "<|im_start|>", "<|im_end|>", "<video>"
 CHAT_TEMPLATE = (
     "{%- for message in messages %}"
@@ -344,18 +346,23 @@ class Tiny:
 def _read(folder: Path, view: View) -> tuple[TinyConfig, PreTrainedTokenizerBase]:
     if not (folder / "config.json").is_file():
         raise ValueError(f"tiny.path is {str(folder)!r}; it must be a folder with a config.json")
-    config = AutoConfig.from_pretrained(folder)
+    if (folder / "adapter_config.json").exists():
+        raise ValueError(f"tiny.path {str(folder)!r} holds an adapter; merge it into a whole checkpoint first")
+    config = AutoConfig.from_pretrained(folder, **OFFLINE)
+    # A checkpoint may name a kernel to fetch and run; which attention runs is ours to choose.
+    for part in (config, config.get_text_config(), getattr(config, "vision_config", config)):
+        part._attn_implementation = "eager"
     if not isinstance(config, TinyConfig):
         raise ValueError(f"tiny.path {str(folder)!r} holds a {config.model_type!r}, not a {TinyConfig.model_type!r}")
     side = config.vision_config.image_size
     if (view.width, view.height) != (side, side):
         raise ValueError(f"view.width x view.height is {view.width}x{view.height}; the checkpoint needs {side}x{side}")
-    return config, AutoTokenizer.from_pretrained(folder)
+    return config, AutoTokenizer.from_pretrained(folder, **OFFLINE)
 
 
 def _load(path: str, config: TinyConfig, options: Mapping[str, object]) -> TinyForConditionalGeneration:
     model, report = TinyForConditionalGeneration.from_pretrained(
-        path, config=copy.deepcopy(config), output_loading_info=True, use_safetensors=True, **options
+        path, config=copy.deepcopy(config), output_loading_info=True, use_safetensors=True, **OFFLINE, **options
     )
     wrong = {key: sorted(map(str, names)) for key, names in report.items() if names}
     if wrong:

@@ -96,8 +96,10 @@ def publish(folder: Path) -> None:
     for path in folder.rglob("*"):
         if path.is_file():
             _flush(path)
+    _flush(folder / "training")
     (folder / IN_PROGRESS).unlink()
     _flush(folder)
+    _flush(folder.parent)
 
 
 def prune(output: Path, keep: int) -> None:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -21,6 +22,7 @@ class Journal:
 
     def __init__(self, output: Path, num_steps: int, first_step: int, wandb_project: str | None = None) -> None:
         self.log, self.ledger = output / "log.jsonl", output / "ledger.jsonl"
+        self.lock = _locked(output)
         self.first_step = first_step
         # A terminal shows one line; a log file would keep every one.
         seconds = 0.5 if sys.stderr.isatty() else 30.0
@@ -41,6 +43,10 @@ class Journal:
         scratch.write_text("".join(kept), encoding="utf-8")
         scratch.replace(self.log)
 
+    def lose(self, failures: Sequence[Failure]) -> None:
+        """Enter losses of a step that will not be taken."""
+        ledger.append(self.ledger, failures)
+
     def record(self, meters: StepMeters, failures: Sequence[Failure], num_failed: int) -> None:
         """Enter what was lost and what was measured, now that the step is complete."""
         ledger.append(self.ledger, failures)
@@ -59,8 +65,23 @@ class Journal:
     def close(self) -> None:
         """Finish the bar and the remote log."""
         self.bar.close()
+        self.lock.close()
         if self.wandb_run is not None:
             self.wandb_run.finish()
+
+
+def _locked(output: Path) -> TextIO:
+    """An open file that keeps other runs out of the folder for as long as it is open; `ValueError` if one is in."""
+    lock = (output / ".lock").open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise ValueError(f"output is {str(output)!r}, where another run is writing; choose another") from None
+    except OSError:
+        # Some network file systems have no locks; there, whoever starts two runs must know it.
+        pass
+    return lock
 
 
 def _start_wandb(project: str, output: Path) -> Any:

@@ -17,6 +17,7 @@ from torch import nn
 from vista_train.data import ledger
 from vista_train.data.dataset import VistaDataset
 from vista_train.data.rows import RowPlan, RowPlanner, row_loader
+from vista_train.models.attention import describe_attention
 from vista_train.models.base import Family
 from vista_train.training import checkpoint
 from vista_train.training.journal import Journal
@@ -31,7 +32,7 @@ MIN_SAMPLES_JUDGED = 100
 
 
 MAX_RANKS = 1 << 20
-"""Seeds of two runs never meet in one rank's stream below this number of ranks."""
+"""Each rank's dropout has a seed of its own: the run's times this, plus the rank."""
 
 
 class RunStoppedError(RuntimeError):
@@ -104,14 +105,14 @@ class Trainer:
     def is_main(self) -> bool:
         return self.accelerator.is_main_process
 
-    def step(self, rows: Sequence[Row], num_failed: int = 0) -> dict[str, float]:
+    def step(self, rows: Sequence[Row]) -> dict[str, float]:
         """One optimizer step over this rank's rows: sum of losses / labels of the whole step, all ranks.
 
         Every rank must bring the same number of rows. Returns loss, grad_norm, lr and the step's totals over ranks.
         """
         counts = self._summed(
             [sum(row.num_labels for row in rows), sum(row.num_tokens for row in rows),
-             sum(len(row.frames_TCHW) for row in rows), num_failed]
+             sum(len(row.frames_TCHW) for row in rows)]
         )  # fmt: skip
         labels = int(counts[0])
         share = rate_share(self.step_number, self.num_steps, self.settings)
@@ -135,7 +136,6 @@ class Trainer:
             "labels": labels,
             "tokens": int(counts[1]),
             "frames": int(counts[2]),
-            "failed": int(counts[3]),
         }
 
     @torch.no_grad()
@@ -154,7 +154,12 @@ class Trainer:
         planner = self._planner(self.step_number)
         # It plans the next step: one that cannot be dealt is told before anything is written.
         banner = self.banner(planner) if self.is_main else ""
-        self.output.mkdir(parents=True, exist_ok=True)
+        try:
+            self.output.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"output is {str(self.output)!r}; no folder can be made there: {error.strerror}"
+            ) from error
         # Every rank has read the ledger by now (known_failures); the first one may cut it back.
         self.accelerator.wait_for_everyone()
         journal = Journal(self.output, self.num_steps, self.step_number, self.loop.wandb) if self.is_main else None
@@ -170,12 +175,15 @@ class Trainer:
     def _run(self, planner: RowPlanner, journal: Journal | None) -> None:
         watch = Stopwatch()
         for plans, rows in self._steps(planner, watch):
-            meters, failures = self._measured_step(plans, rows, watch)
+            # What was lost is known before the first backward pass, on every rank, and so is the decision to stop.
+            failures = self._gathered([failure for row in rows for failure in row.failures])
+            num_failed = len({failure.position for failure in failures})
             self.failures += failures
-            self.num_failed += meters.failed
+            self.num_failed += num_failed
+            self._stop_if_too_many_failed(journal, failures)
+            meters = self._measured_step(plans, rows, num_failed, watch)
             if journal is not None:
                 journal.record(meters, failures, self.num_failed)
-            self._stop_if_too_many_failed(meters.step)
             if self.step_number % self.loop.save_every == 0 or self.step_number == self.num_steps:
                 self.save()
                 watch.lap()
@@ -215,10 +223,11 @@ class Trainer:
         )
         mix = ", ".join(f"{item.augment.name} {item.weight:g}" for item in self.dataset.mix)
         clips = sum(len(source) for source in self.dataset.sources.values())
-        attention = getattr(self.model.config, "_attn_implementation", "unknown")
+        attention = describe_attention(self.model.config._attn_implementation)
         lines = [
             f"processes  {accelerator.num_processes} on {accelerator.device.type}, {accelerator.mixed_precision}",
-            f"model      {self.family.name}: {sizes}; attention {attention}",
+            f"model      {self.family.name}: {sizes}",
+            f"attention  {attention}",
             f"data       {clips} clips, {len(self.unusable)} left out; {len(self.dataset)} samples an epoch; {mix}",
             f"steps      {self.step_number} done of {self.num_steps}, {self.loop.budget.batch_samples} samples each",
         ]
@@ -241,14 +250,12 @@ class Trainer:
             yield [plan for plan, _ in got], [row for _, row in got]
 
     def _measured_step(
-        self, plans: Sequence[RowPlan], rows: Sequence[Row], watch: Stopwatch
-    ) -> tuple[StepMeters, list[Failure]]:
-        failures = self._gathered([failure for row in rows for failure in row.failures])
-        local = len({failure.position for row in rows for failure in row.failures})
-        result = self.step(rows, local)
+        self, plans: Sequence[RowPlan], rows: Sequence[Row], num_failed: int, watch: Stopwatch
+    ) -> StepMeters:
+        result = self.step(rows)
         seconds, waited = watch.lap()
         slowest = max(self._gathered([waited]))
-        meters = StepMeters(
+        return StepMeters(
             step=self.step_number,
             loss=result["loss"],
             grad_norm=result["grad_norm"],
@@ -261,18 +268,19 @@ class Trainer:
             rows=len(rows),
             step_efficiency=plans[0].efficiency,
             samples=self.loop.budget.batch_samples,
-            failed=int(result["failed"]),
+            failed=num_failed,
         )
-        return meters, failures
 
-    def _stop_if_too_many_failed(self, step: int) -> None:
-        seen = max(MIN_SAMPLES_JUDGED, step * self.loop.budget.batch_samples)
-        if self.num_failed > self.loop.max_failed_share * seen:
-            raise RunStoppedError(
-                f"{self.num_failed} of {step * self.loop.budget.batch_samples} samples were lost, more than "
-                f"train.max_failed_share {self.loop.max_failed_share:g} allows; {self.output / 'ledger.jsonl'} names "
-                f"each file and reason"
-            )
+    def _stop_if_too_many_failed(self, journal: Journal | None, failures: Sequence[Failure]) -> None:
+        samples = (self.step_number + 1) * self.loop.budget.batch_samples
+        if self.num_failed <= self.loop.max_failed_share * max(MIN_SAMPLES_JUDGED, samples):
+            return
+        if journal is not None:
+            journal.lose(failures)
+        raise RunStoppedError(
+            f"{self.num_failed} of {samples} samples were lost, more than train.max_failed_share "
+            f"{self.loop.max_failed_share:g} allows; {self.output / 'ledger.jsonl'} names each file and reason"
+        )
 
     def _planner(self, first_step: int) -> RowPlanner:
         assert self.dataset is not None
@@ -347,8 +355,7 @@ def known_failures(output: Path, folder: Path | None) -> list[Failure]:
     """What a run resumed from `folder` must take as lost again: the ledger's attempts from its position on."""
     if folder is None:
         return []
-    start = checkpoint.read_state(folder).next_position
-    return [failure for failure in ledger.read(output / "ledger.jsonl") if failure.position >= start]
+    return ledger.known(output / "ledger.jsonl", checkpoint.read_state(folder).next_position)
 
 
 def shut_down() -> None:

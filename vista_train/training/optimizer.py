@@ -40,6 +40,8 @@ class OptimizerSettings:
         for name in ("lr", "vision", "projector", "language", "weight_decay"):
             if getattr(self, name) < 0:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must not be below 0")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"train.betas are {self.betas}; both must be at least 0 and below 1")
         if self.clip_norm <= 0:
             raise ValueError(f"train.clip_norm is {self.clip_norm}; it must be above 0")
         for name in ("warmup_share", "final_share"):

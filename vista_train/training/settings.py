@@ -42,6 +42,8 @@ class LoopSettings:
         for name in ("save_every", "prefetch_rows"):
             if getattr(self, name) < 1:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.keep < 2:
+            raise ValueError(f"train.keep is {self.keep}; at least two, since the newest may turn out to be bad")
         if self.workers < 0:
             raise ValueError(f"train.workers is {self.workers}; it must be 0 or more")
         if self.steps is not None and self.steps < 1:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -73,8 +74,11 @@ class Reader(Protocol):
 
 def resolve(root: str | Path, path: str) -> Path:
     """The file `path` names under `root`; `MediaMissing` where it would leave the root."""
-    base = Path(root).resolve()
-    full = (base / path).resolve()
+    try:
+        base = Path(root).resolve()
+        full = (base / path).resolve()
+    except (OSError, RuntimeError, ValueError) as error:
+        raise MediaMissing(path, f"is no path that can be followed ({type(error).__name__})") from error
     if not full.is_relative_to(base):
         raise MediaMissing(path, f"leads outside the data root {base}")
     return full
@@ -82,9 +86,13 @@ def resolve(root: str | Path, path: str) -> Path:
 
 def check_file(path: Path) -> None:
     """`MediaMissing` where nothing is at `path`, `MediaUnreadable` where it is no regular file."""
-    if not path.exists():
-        raise MediaMissing(path, "no such file")
-    if not path.is_file():
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        raise MediaMissing(path, "no such file") from None
+    except (OSError, ValueError) as error:
+        raise MediaMissing(path, f"cannot be reached ({type(error).__name__})") from error
+    if not stat.S_ISREG(status.st_mode):
         raise MediaUnreadable(path, "not a file")
 
 

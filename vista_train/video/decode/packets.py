@@ -24,6 +24,12 @@ class Stamps(NamedTuple):
     is_key: bool
     is_shown: bool
     """False where an edit list hides it: it is decoded, because others refer to it, but never displayed."""
+    duration: int = 0
+    """How long its frame is shown, in ticks; 0 where the container does not say."""
+
+
+OVERRUN_SECONDS = Fraction(1, 2)
+"""The last frame may be asked for this long after it ends: headers round, and count sound tracks in."""
 
 
 class Run(NamedTuple):
@@ -98,8 +104,21 @@ class PacketIndex:
         ticks = time // self.time_base
         return max(bisect_right(self.shown, self.shown[self.first] + ticks) - 1, self.first)
 
+    @property
+    def last_seconds(self) -> Fraction:
+        """How long the last frame is shown: what its packet says, or the mean of all, whichever is longer."""
+        stamp = self.shown[-1]
+        said = max((packet.duration for packet in self.packets if stamp in (packet.pts, packet.dts)), default=0)
+        num = len(self.shown)
+        mean = (self.shown[-1] - self.shown[0]) * self.time_base / (num - 1) if num > 1 else Fraction(0)
+        return max(said * self.time_base, mean)
+
     def ranks(self, wanted: Sequence[Wanted]) -> dict[int, list[int]]:
         """For each rank that is wanted, ascending: which of `wanted` want it, in the order of their times."""
+        end = (self.shown[-1] - self.shown[self.first]) * self.time_base + self.last_seconds
+        latest = max(one.time for one in wanted)
+        if latest > end + OVERRUN_SECONDS:
+            raise Anomaly(f"ends at {float(end):.2f} s, before the frame wanted at {float(latest):.2f} s")
         out: dict[int, list[int]] = {}
         for which in sorted(range(len(wanted)), key=lambda which: wanted[which].time):
             out.setdefault(self.rank_at(wanted[which].time), []).append(which)

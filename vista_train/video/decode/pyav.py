@@ -128,7 +128,7 @@ def _best_video(container: InputContainer) -> VideoStream:
 def read_index(source: Source) -> PacketIndex:
     """Demux the whole file once; `Anomaly` when it ends before its header says. Leaves the file at its end."""
     promised = source.num_promised()
-    packets = [Stamps(p.pts, p.dts, p.is_keyframe, not p.is_discard) for p in source.packets()]
+    packets = [Stamps(p.pts, p.dts, p.is_keyframe, not p.is_discard, p.duration or 0) for p in source.packets()]
     if len(packets) < WHOLE * promised:
         raise Anomaly(f"truncated: {len(packets)} packets where its header promises {promised}")
     return PacketIndex.of(
