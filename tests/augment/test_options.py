@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -179,3 +180,33 @@ def test_strangers_are_options_only_where_parts_run_short(choice) -> None:
             related = EventRelationship(**settings)(np.random.default_rng(seed), cast, VIEW)
             assert len(choice(related).options) == (0 if lacking else 4)
             assert not any("Thing 9" in message.content for message in related.messages)
+
+
+def test_an_option_is_one_line_whatever_an_answer_holds() -> None:
+    asked = questions.Asked("Which?", "It is\nB. red", absent=("two\nC. zz", "three", "  four "))
+    wording = questions.Wording(pick=5, letter=2)
+    lines = questions.converse(asked, wording)[0].content.split("\n")
+    assert len(lines) == 6
+    assert lines[3] == "C. It is B. red"
+    assert {line[3:] for line in lines[1:5]} == {"It is B. red", "two C. zz", "three", "four"}
+
+
+def test_answers_are_compared_without_any_kind_of_quotes() -> None:
+    assert questions.normal("“Red”") == questions.normal("'red'.") == "red"
+    assert questions.normal("+") == "+"
+
+
+@pytest.mark.parametrize(
+    ("made", "said"),
+    [
+        (lambda: EventRelationship(multiple_choice=3), "augment.event_relationship.multiple_choice is 3"),
+        (lambda: EventRelationship(max_clips=1), "augment.event_relationship.max_clips is 1"),
+        (lambda: EventRelationship(max_gap_seconds=-1), "augment.event_relationship.max_gap_seconds is -1"),
+        (lambda: REGISTRY["temporal_needle"](max_needle_seconds=0), "augment.temporal_needle.max_needle_seconds is 0"),
+        (lambda: REGISTRY["spatial_needle"](needle_scale=(0.3, 1.02)), "augment.spatial_needle.needle_scale is"),
+        (lambda: REGISTRY["video_grid"](rows=0), "augment.video_grid: 0x8 cells"),
+    ],
+)
+def test_settings_that_cannot_be_meant_are_refused_by_name(made, said) -> None:
+    with pytest.raises(ValueError, match=re.escape(said)):
+        made()

@@ -234,7 +234,7 @@ def test_what_cannot_be_composed_is_lost_without_a_plan(augmentations, tools):
     assert (lost.kind, len(lost.failures)) == ("lost", NUM_ATTEMPTS)
     assert {failure.key for failure in lost.failures} == {"moody"}
     assert lost.failures[7].reason == "moody: none of 32 casts can be composed; not today"
-    with pytest.raises(CannotComposeError, match="position 2: moody: none of 16 casts"):
+    with pytest.raises(CannotComposeError, match="position 2: moody: none of 32 casts"):
         dataset.sample(2)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
 import pickle
 import subprocess
 import sys
@@ -390,3 +392,28 @@ def test_the_default_model_is_small() -> None:
     num = sum(parameter.numel() for parameter in trainable(tiny, tiny.load()).values())
     assert 1_000_000 < num < 3_000_000
     assert (tiny.codec.tokens_per_frame, tiny.codec.compute.patches_per_frame) == (16, 64)
+
+
+def test_nothing_in_a_checkpoints_folder_is_run_or_fetched(tmp_path: Path) -> None:
+    made = load_family("tiny", {}, View(width=112, height=112))
+    made.save(made.load(), tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["attn_implementation"] = config["_attn_implementation"] = "somebody/kernel"
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    read_again = load_family("tiny", {"path": str(tmp_path)}, View(width=112, height=112))
+    assert read_again.load().config._attn_implementation == "sdpa"
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds an adapter; merge it"):
+        load_family("tiny", {"path": str(tmp_path)}, View(width=112, height=112))
+
+
+def test_a_tokenizer_that_brings_code_is_refused(tmp_path: Path) -> None:
+    made = load_family("tiny", {}, View(width=112, height=112))
+    made.save(made.load(), tmp_path)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    settings |= {"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Evil", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    (tmp_path / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\nclass Evil: pass\n")
+    with contextlib.suppress(ValueError):
+        load_family("tiny", {"path": str(tmp_path)}, View(width=112, height=112))
+    assert not (tmp_path / "ran").exists()

@@ -16,6 +16,7 @@ from vista_train.config import Recipe
 from vista_train.data import ledger
 from vista_train.train import train
 from vista_train.training import checkpoint
+from vista_train.training.loop import Trainer
 from vista_train.types import Failure
 
 
@@ -197,6 +198,36 @@ def test_what_was_lost_after_the_checkpoint_is_lost_again(
     assert {failure.key for failure in first} <= set(gone)
     shutil.copytree(world, clips, dirs_exist_ok=True)
     again = interrupted(recipe, tmp_path / "again", step=2)
+    train(again)
+    assert ledger.read(Path(again.output) / "ledger.jsonl") == first
+    assert log_of(again) == log_of(recipe)
+
+
+def test_another_model_does_not_go_on_in_the_same_folder(small_recipe: Callable[..., Recipe]) -> None:
+    train(small_recipe(steps=2))
+    wider = small_recipe(steps=4)
+    wider = wider.model_copy(update={"family": wider.family.model_copy(update={"language_width": 128})})
+    with pytest.raises(ValueError, match=r"family.language_width is 128, but .*step-000002 was trained with 64"):
+        train(wider)
+
+
+def test_a_replay_survives_a_kill_right_after_the_resume(
+    small_recipe: Callable[..., Recipe], tmp_path: Path, world: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clips = tmp_path / "clips"
+    shutil.copytree(world, clips)
+    recipe = small_recipe(steps=4, save_every=2, max_failed_share=1.0)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(clips)})})
+    for line in (clips / "clips.jsonl").read_text().splitlines()[::3]:
+        (clips / json.loads(line)["video"]).unlink()
+    train(recipe)
+    first = ledger.read(Path(recipe.output) / "ledger.jsonl")
+    shutil.copytree(world, clips, dirs_exist_ok=True)
+    again = interrupted(recipe, tmp_path / "again", step=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "step", lambda self, rows: (_ for _ in ()).throw(KeyboardInterrupt()))
+        with pytest.raises(KeyboardInterrupt):
+            train(again)
     train(again)
     assert ledger.read(Path(again.output) / "ledger.jsonl") == first
     assert log_of(again) == log_of(recipe)

@@ -99,3 +99,11 @@ def test_a_stopwatch_tells_waiting_from_the_rest(monkeypatch: pytest.MonkeyPatch
     watch.got_data(since=1.0)
     assert watch.lap() == (10.0, 2.0)
     assert watch.lap() == (1.0, 0.0)
+
+
+def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:
+    first = Journal(tmp_path, num_steps=1, first_step=0)
+    with pytest.raises(ValueError, match="where another run is writing; choose another"):
+        Journal(tmp_path, num_steps=1, first_step=0)
+    first.close()
+    Journal(tmp_path, num_steps=1, first_step=0).close()

@@ -363,3 +363,12 @@ def test_pictures_in_memory_are_scaled_with_antialiasing() -> None:
 def test_fitting_into_a_slot_of_the_same_shape_is_exact() -> None:
     inside = Rect.of_size(640, 360).part(Box("1/3", "1/7", "2/3", "10/21"))
     assert inside.fitted(16, 9, "letterbox") == inside.fitted(16, 9, "crop") == inside
+
+
+def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path: Path) -> None:
+    (tmp_path / "loop").symlink_to("loop")
+    for path in ("x" * 300 + ".mp4", "loop", "loop/a.mp4"):
+        clip = Clip(path, 0, 1, 64, 48)
+        with pytest.raises(MediaMissing) as refused:
+            render(clip, [Fraction(1, 2)], (64, 48), root=tmp_path)
+        assert refused.value.path == path
