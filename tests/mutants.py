@@ -330,6 +330,34 @@ MUTANTS = (
         "        projected_TPD = super().forward(image_features)",
         "tests/models/test_tiny.py::test_the_forward_pass_is_longvas",
     ),
+    Mutant(
+        "last_picture_frozen_past_the_end",
+        "vista_train/video/decode/packets.py",
+        "if latest > end + OVERRUN_SECONDS:",
+        "if False:",
+        "tests/video/test_decode.py::test_a_file_cut_short_without_a_count_in_its_header_is_refused_where_it_lacks",
+    ),
+    Mutant(
+        "a_second_right_option",
+        "vista_train/data/dataset.py",
+        'taken = shown if role.relation == "caption_only" else {anchor.path}',
+        "taken = {anchor.path}",
+        "tests/data/test_casting.py::test_a_second_caption_of_a_file_that_is_shown_is_no_wrong_option",
+    ),
+    Mutant(
+        "replay_forgotten_by_a_second_kill",
+        "vista_train/data/ledger.py",
+        "_rewrite(pending(path), later)",
+        "_rewrite(pending(path), [])",
+        "tests/training/test_checkpoint.py::test_a_replay_survives_a_kill_right_after_the_resume",
+    ),
+    Mutant(
+        "kernel_named_by_a_checkpoint",
+        "vista_train/models/tiny.py",
+        '        part._attn_implementation = "eager"\n',
+        "        pass\n",
+        "tests/models/test_tiny.py::test_nothing_in_a_checkpoints_folder_is_run_or_fetched",
+    ),
 )
 
 
