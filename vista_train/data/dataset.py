@@ -20,7 +20,7 @@ from vista_train.data.sources import ClipSource
 from vista_train.types import Encoded, Failure, Plan, Sample
 from vista_train.video.composition import Clip
 from vista_train.video.decode import MediaError, read
-from vista_train.video.render import render
+from vista_train.video.render import render_view
 from vista_train.video.sampling import View
 
 NUM_ATTEMPTS = 8
@@ -179,8 +179,8 @@ class VistaDataset(Dataset):
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _encode(self, composed: Composed, position: int, attempt: int, failures: tuple[Failure, ...]) -> Encoded:
-        sample, plan, view = composed.sample, composed.plan, self.codec.view
-        frames_TCHW = render(sample.video, plan.times, (view.width, view.height), view.fit, self.root, self.reader)
+        sample, plan = composed.sample, composed.plan
+        frames_TCHW = render_view(sample.video, plan.times, self.codec.view, self.root, self.reader)
         encoded = self.codec.encode(sample, plan, frames_TCHW, position)
         return Encoded(
             position, encoded.kind, encoded.input_ids, encoded.labels, encoded.frames_TCHW, attempt, failures

@@ -47,8 +47,9 @@ def known(path: Path, next_position: int) -> list[Failure]:
 
 
 def rewind(path: Path, next_position: int) -> None:
-    """Keep only what was lost before `next_position`; the rest waits in `pending` until it is lost again."""
-    later = known(path, next_position)
+    """Keep only what was lost before `next_position`; the rest waits in `pending` until it is lost again. A run that
+    starts over, at 0, has nothing to replay."""
+    later = known(path, next_position) if next_position else []
     _rewrite(pending(path), later)
     _rewrite(path, [failure for failure in read(path) if failure.position < next_position])
 
