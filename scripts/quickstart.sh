@@ -23,11 +23,7 @@ for override in "$@"; do
 done
 overrides+=("output=$out" "data.root=$data")
 
-if [ "${VISTA_TRAIN_SKIP_INSTALL:-0}" != 1 ]; then
-    bash scripts/install.sh
-    bin=$(cd "${VISTA_TRAIN_VENV:-.venv}/bin" && pwd)
-    export PATH="$bin:$PATH"
-fi
+. scripts/activate.sh
 
 # Only what an earlier quickstart left behind is emptied: it carries this mark.
 if [ -n "$(ls -A "$out" 2>/dev/null)" ] && [ ! -f "$out/.quickstart" ]; then

@@ -3,11 +3,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-if [ "${VISTA_TRAIN_SKIP_INSTALL:-0}" != 1 ]; then
-    bash scripts/install.sh
-    bin=$(cd "${VISTA_TRAIN_VENV:-.venv}/bin" && pwd)
-    export PATH="$bin:$PATH"
-fi
+. scripts/activate.sh
 
 # Two workers share the machine: one thread each, nothing fetched.
 export OMP_NUM_THREADS=1 TOKENIZERS_PARALLELISM=false HF_HUB_OFFLINE=1

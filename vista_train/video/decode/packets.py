@@ -96,8 +96,13 @@ class PacketIndex:
     @property
     def duration(self) -> Fraction | None:
         """Seconds from the first frame to the end of the last, which counts as long as the mean; None for one frame."""
+        return self.mean_seconds * len(self.shown) if len(self.shown) > 1 else None
+
+    @property
+    def mean_seconds(self) -> Fraction:
+        """How long a frame is shown on the average; 0 where there is but one."""
         num = len(self.shown)
-        return (self.shown[-1] - self.shown[0]) * self.time_base * num / (num - 1) if num > 1 else None
+        return (self.shown[-1] - self.shown[0]) * self.time_base / (num - 1) if num > 1 else Fraction(0)
 
     def rank_at(self, time: Fraction) -> int:
         """The rank of the frame shown `time` seconds after the first: the last that began by then, exactly."""
@@ -109,20 +114,25 @@ class PacketIndex:
         """How long the last frame is shown: what its packet says, or the mean of all, whichever is longer."""
         stamp = self.shown[-1]
         said = max((packet.duration for packet in self.packets if stamp in (packet.pts, packet.dts)), default=0)
-        num = len(self.shown)
-        mean = (self.shown[-1] - self.shown[0]) * self.time_base / (num - 1) if num > 1 else Fraction(0)
-        return max(said * self.time_base, mean)
+        return max(said * self.time_base, self.mean_seconds)
 
     def ranks(self, wanted: Sequence[Wanted]) -> dict[int, list[int]]:
         """For each rank that is wanted, ascending: which of `wanted` want it, in the order of their times."""
-        end = (self.shown[-1] - self.shown[self.first]) * self.time_base + self.last_seconds
-        latest = max(one.time for one in wanted)
-        if latest > end + OVERRUN_SECONDS:
-            raise Anomaly(f"ends at {float(end):.2f} s, before the frame wanted at {float(latest):.2f} s")
+        self._check_end(max(one.time for one in wanted))
         out: dict[int, list[int]] = {}
         for which in sorted(range(len(wanted)), key=lambda which: wanted[which].time):
             out.setdefault(self.rank_at(wanted[which].time), []).append(which)
         return out
+
+    def _check_end(self, latest: Fraction) -> None:
+        """`Anomaly` if a frame is wanted that the file has no more."""
+        last = (self.shown[-1] - self.shown[self.first]) * self.time_base
+        # Nearly always so, and it saves looking for the last frame's packet among all.
+        if latest <= last:
+            return
+        end = last + self.last_seconds
+        if latest > end + OVERRUN_SECONDS:
+            raise Anomaly(f"ends at {float(end):.2f} s, before the frame wanted at {float(latest):.2f} s")
 
 
 def _times(displayed: Sequence[Stamps]) -> tuple[int, ...]:
