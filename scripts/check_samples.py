@@ -26,7 +26,8 @@ from vista_train.types import Sample
 def faults(dataset: VistaDataset, composed: Composed) -> Iterator[str]:
     """What is wrong with one sample; nothing, if all is well."""
     sample, plan, view = composed.sample, composed.plan, dataset.codec.view
-    frames_TCHW = torch.zeros((len(plan.times), 3, view.height, view.width), dtype=torch.uint8)
+    width, height = view.canvas_of(sample.shown)
+    frames_TCHW = torch.zeros((len(plan.times), 3, height, width), dtype=torch.uint8)
     encoded = dataset.codec.encode(sample, plan, frames_TCHW)
     if (len(encoded.input_ids), encoded.num_labels) != (plan.tokens, plan.labels):
         yield f"{len(encoded.input_ids)} tokens encoded, {plan.tokens} planned"

@@ -20,6 +20,7 @@ from vista_train.config import load_recipe
 from vista_train.types import Evidence, Message, Plan, Sample
 from vista_train.video.composition import Clip
 from vista_train.video.geometry import Box, Span
+from vista_train.video.render import render_view
 from vista_train.video.sampling import View
 
 VIEW = View(frames=4, width=100, height=100, min_pixels=7)
@@ -90,6 +91,81 @@ def test_a_box_thinner_than_a_pixel_of_the_sheet_can_be_drawn():
     thin = replace(shown().sample, evidence=(Evidence(Span(2, 6), Box(0, 0, "1/1000", 1)),))
     frames = torch.full((4, 3, 1400, 1400), 128, dtype=torch.uint8)
     assert marked(preview.sheet(preview.Shown(0, thin, shown().plan, frames), view)).sum() > 200
+
+
+def painted(view, size, frames, box, colour=(20, 160, 20)):
+    """A grey video of `size` with one box of a colour, as `view` renders it, and asked about all the time."""
+    pixels_TCHW = torch.full((frames, 3, size[1], size[0]), 128, dtype=torch.uint8)
+    left, top, right, bottom = (int(edge * side) for edge, side in zip(box.edges, size * 2, strict=True))
+    pixels_TCHW[:, :, top:bottom, left:right] = torch.tensor(colour, dtype=torch.uint8)[:, None, None]
+    clip = Clip.from_frames(pixels_TCHW, frames, "Green on grey.")
+    times = view.times(clip.duration, clip.frame_measure)
+    sample = Sample(clip, shown().sample.messages, (Evidence(Span(0, frames), box),), "plain")
+    frames_TCHW = render_view(clip, times, view, ".", "auto")
+    return preview.Shown(3, sample, Plan(times, 1, 2, 1, 1.0), frames_TCHW)
+
+
+@pytest.mark.parametrize(
+    ("view", "size", "canvas", "thumbnail"),
+    [
+        (View(frames=2, width=112, height=112, tiles=36), (960, 540), (672, 336), (416, 208)),
+        (View(frames=2, width=112, height=112, tiles=4), (960, 540), (224, 112), (224, 112)),
+        (View(frames=2, width=336, height=336, tiles=8), (540, 960), (672, 672), (416, 416)),
+        # Two frames of eight have four times the tiles.
+        (View(frames=8, width=112, height=112, tiles=16), (960, 540), (448, 224), (416, 208)),
+        (View(frames=2, width=400, height=400, fit="native"), (1920, 1080), (532, 280), (298, 157)),
+        (View(frames=2, width=400, height=400, fit="native"), (168, 84), (168, 84), (168, 84)),
+        (View(frames=2, width=400, height=400, fit="native"), (28, 2800), (28, 2800), (4, 416)),
+        (View(frames=2, width=400, height=200), (1920, 1080), (400, 200), (224, 112)),
+    ],
+)
+def test_canvases_of_any_shape_are_shown_with_their_boxes(view, size, canvas, thumbnail):
+    look = painted(view, size, 2, Box("1/2", "1/4", "3/4", "1/2"))
+    assert tuple(look.frames_TCHW.shape[2:]) == canvas[::-1]
+    sheet = preview.sheet(look, view)
+    pixels_HWC, red_HW = np.asarray(sheet).astype(int), marked(sheet)
+    step = max(thumbnail[0], min(thumbnail[1], preview.LABEL_WIDTH)) + preview.MARGIN
+    for number in range(2):
+        left = preview.MARGIN + number * step
+        rows = slice(preview.MARGIN, preview.MARGIN + thumbnail[1])
+        columns = slice(left, left + thumbnail[0])
+        assert not (pixels_HWC[rows, columns] == 255).all(axis=2).any()
+        assert (pixels_HWC[rows.stop, columns] == 255).all()
+        assert (pixels_HWC[rows, columns.stop] == 255).all()
+        assert (pixels_HWC[rows, left - 1] == 255).all()
+        # What is asked about is green, and the mark lies upon its edge.
+        green_HW = np.abs(pixels_HWC[rows, columns] - (20, 160, 20)).sum(axis=2) < 60
+        found = [red_HW[rows, columns].nonzero(), (green_HW | (red_HW[rows, columns] == 1)).nonzero()]
+        boxed, asked = ((y.min(), y.max(), x.min(), x.max()) for y, x in found)
+        assert np.abs(np.subtract(boxed, asked)).max() <= 1
+        assert min(thumbnail) < 8 or green_HW.sum() > 50
+    assert red_HW.sum() > 0
+
+
+def test_words_alone_are_a_sheet_of_words(tmp_path):
+    words = replace(shown().sample, video=None, evidence=())
+    look = preview.Shown(4, words, Plan((), 40, 0, 2, 1.0), torch.zeros((0, 3, 0, 0), dtype=torch.uint8))
+    assert preview._words(look) == [
+        "position 4   plain   words alone   40 tokens, 2 of them learnt",
+        "user: What is seen?",
+        "user: A. Red",
+        "user: B. Grey",
+        "assistant: B",
+    ]
+    sheet = preview.sheet(look, VIEW)
+    assert sheet.size == (preview.SHEET_WIDTH, 5 * preview.LINE + 3 * preview.MARGIN)
+    assert marked(sheet).sum() == 0
+    assert np.asarray(sheet).min() < 60
+    assert "B. Grey" in preview.page([look], VIEW)
+
+
+def test_a_picture_is_called_one():
+    view = View(frames=4, width=56, height=56, tiles=4, min_pixels=1)
+    look = painted(view, (112, 90), 1, Box("1/2", 0, 1, "1/2"))
+    assert look.frames_TCHW.shape == (1, 3, 112, 112)
+    text = preview._words(look)
+    assert text[0] == "position 3   plain   a picture of 112x90   1 tokens, 1 of them learnt"
+    assert marked(preview.sheet(look, view)).sum() > 100
 
 
 def test_everything_is_said():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
@@ -33,17 +33,25 @@ class Evidence:
 class Sample:
     """A composed video, the words about it, and the evidence for them."""
 
-    video: Video
+    video: Video | None
+    """What is shown; a video of one source frame is a picture, and None is a conversation without either."""
     messages: tuple[Message, ...]
     evidence: tuple[Evidence, ...]
     kind: str
     """The name of the augmentation that made it."""
 
+    @property
+    def shown(self) -> Video:
+        """The video; `ValueError` where there is none."""
+        if self.video is None:
+            raise ValueError(f"this {self.kind} sample is words alone; it shows no video")
+        return self.video
+
     def to_json(self) -> dict[str, Any]:
         """The trace: with the sampled times and a size, it gives the same pixels again."""
         return {
             "kind": self.kind,
-            "video": self.video.to_json(),
+            "video": None if self.video is None else self.video.to_json(),
             "messages": [{"role": m.role, "content": m.content} for m in self.messages],
             "evidence": [
                 {"span": [str(e.span.start), str(e.span.end)], "box": [str(edge) for edge in e.box.edges]}
@@ -54,7 +62,7 @@ class Sample:
     @classmethod
     def from_json(cls, data: Mapping[str, Any]) -> Sample:
         return cls(
-            video=video_from_json(data["video"]),
+            video=None if data["video"] is None else video_from_json(data["video"]),
             messages=tuple(Message(m["role"], m["content"]) for m in data["messages"]),
             evidence=tuple(
                 Evidence(Span(Fraction(e["span"][0]), Fraction(e["span"][1])), box_from_json(e["box"]))
@@ -104,6 +112,10 @@ class Encoded:
     """uint8 [T, 3, H, W]; T may be 0."""
     attempt: int = 0
     failures: tuple[Failure, ...] = ()
+    picture: bool = False
+    """Whether the frame is a picture, which some families show otherwise than a video."""
+    mrope_3L: torch.Tensor | None = None
+    """int64 [3, L]: time, height and width of every token, for families that rotate by all three (M-RoPE)."""
 
     @property
     def num_labels(self) -> int:
@@ -112,7 +124,7 @@ class Encoded:
 
 @dataclass(frozen=True)
 class Row:
-    """Several samples packed into one sequence without padding. L tokens, T frames over all samples.
+    """Several samples packed into one sequence without padding. L tokens over all samples.
 
     `positions_1L` restarts at 0 with every sample, which is what keeps attention inside it. A row may be empty
     (L = 0): it stands for a rank without work in this micro-step and weighs nothing.
@@ -121,14 +133,44 @@ class Row:
     input_ids_1L: torch.Tensor
     labels_1L: torch.Tensor
     positions_1L: torch.Tensor
-    frames_TCHW: torch.Tensor
+    frames: tuple[torch.Tensor, ...]
+    """uint8 [T, 3, H, W] of each sample; T may be 0, and H x W another for each."""
     lengths: tuple[int, ...]
     """Tokens of each sample."""
-    frame_counts: tuple[int, ...]
     samples: tuple[int, ...]
     """The training position of each sample."""
     kinds: tuple[str, ...]
+    pictures: tuple[bool, ...]
     failures: tuple[Failure, ...] = ()
+    mrope_3L: torch.Tensor | None = None
+
+    @classmethod
+    def packed(cls, samples: Sequence[Encoded]) -> Row:
+        """One Row of all samples in order. A sample that was lost (no tokens) leaves only its failures."""
+        kept = [sample for sample in samples if len(sample.input_ids)]
+        lengths = tuple(len(sample.input_ids) for sample in kept)
+        empty = torch.zeros(0, dtype=torch.int64)
+        mrope = [sample.mrope_3L for sample in kept if sample.mrope_3L is not None]
+        return cls(
+            input_ids_1L=torch.cat([empty, *(sample.input_ids for sample in kept)])[None],
+            labels_1L=torch.cat([empty, *(sample.labels for sample in kept)])[None],
+            positions_1L=torch.cat([empty, *(torch.arange(length) for length in lengths)])[None],
+            frames=tuple(sample.frames_TCHW for sample in kept),
+            lengths=lengths,
+            samples=tuple(sample.position for sample in kept),
+            kinds=tuple(sample.kind for sample in kept),
+            pictures=tuple(sample.picture for sample in kept),
+            failures=tuple(failure for sample in samples for failure in sample.failures),
+            mrope_3L=torch.cat(mrope, dim=1) if mrope else None,
+        )
+
+    def followed_by(self, other: Row) -> Row:
+        """Both rows as one; `other` lies on the same device."""
+        mrope = [row.mrope_3L for row in (self, other) if row.mrope_3L is not None]
+        joined: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in TUPLES}
+        for name in TENSORS:
+            joined[name] = torch.cat([getattr(self, name), getattr(other, name)], dim=1)
+        return Row(**joined, mrope_3L=torch.cat(mrope, dim=1) if mrope else None)
 
     @property
     def num_labels(self) -> int:
@@ -138,6 +180,14 @@ class Row:
     def num_tokens(self) -> int:
         return self.input_ids_1L.shape[1]
 
+    @property
+    def frame_counts(self) -> tuple[int, ...]:
+        return tuple(len(frames_TCHW) for frames_TCHW in self.frames)
+
+    @property
+    def num_frames(self) -> int:
+        return sum(self.frame_counts)
+
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Row:
         """The row with its tensors on `device`; frames stay uint8."""
         return self._map(lambda tensor: tensor.to(device, non_blocking=non_blocking))
@@ -145,6 +195,12 @@ class Row:
     def pin_memory(self) -> Row:
         return self._map(torch.Tensor.pin_memory)
 
-    def _map(self, change: Any) -> Row:
-        names = ("input_ids_1L", "labels_1L", "positions_1L", "frames_TCHW")
-        return replace(self, **{name: change(getattr(self, name)) for name in names})
+    def _map(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Row:
+        changed: dict[str, Any] = {name: change(getattr(self, name)) for name in TENSORS}
+        mrope_3L = None if self.mrope_3L is None else change(self.mrope_3L)
+        return replace(self, **changed, frames=tuple(map(change, self.frames)), mrope_3L=mrope_3L)
+
+
+TENSORS = ("input_ids_1L", "labels_1L", "positions_1L")
+TUPLES = ("frames", "lengths", "samples", "kinds", "pictures", "failures")
+"""The fields of a Row that are joined end to end, as tensors and as tuples; M-RoPE's may be missing."""

@@ -36,6 +36,12 @@ VIEWS = {
     "too few for fps": View(frames=12, sampling="fps", fps=2.0, width=168, height=168, min_visible=2, min_pixels=6),
     "three times": View(frames=10, width=100, height=200, fit="crop", min_visible=3, min_pixels=5),
     "LongVA": View(frames=32, sampling="linspace_ends", width=196, height=196, fit="squash", min_pixels=10),
+    # The casts' clips are about 30 pixels wide: these make grids of up to 4 x 3 tiles, the larger the shorter a video.
+    "tiles": View(frames=48, sampling="fps", fps=1.0, width=12, height=12, tiles=48 * 4, min_pixels=3),
+    "cropped tiles": View(
+        frames=40, sampling="fps", fps=1.0, width=10, height=8, tiles=40 * 5, fit="crop", min_visible=2, min_pixels=2
+    ),
+    "native": View(frames=16, sampling="fps", fps=2.0, width=210, height=120, fit="native", multiple=14, min_pixels=4),
 }
 TOKENS = View(frames=8, width=168, height=168, min_pixels=6)
 
@@ -68,8 +74,12 @@ def some_params(augment: Augment, cast: Cast, view: View, seed: int) -> Params:
     return pytest.fail(f"{augment.name}: 16 draws failed")
 
 
+def times_of(view: View, sample: Sample) -> tuple[Fraction, ...]:
+    return view.times(sample.video.duration, sample.video.frame_measure)
+
+
 def area(view: View, sample: Sample, evidence: Evidence) -> tuple[slice, slice]:
-    pixels = view.pixels(sample.video.size, evidence.box)
+    pixels = view.pixels(sample.video.size, evidence.box, len(times_of(view, sample)))
     return slice(pixels.top, pixels.bottom), slice(pixels.left, pixels.right)
 
 
@@ -87,7 +97,8 @@ def check_pixels(sample: Sample, cast: Cast, view: View, times: list[Fraction]) 
 
     Returns the numbers of the clips that have these colours.
     """
-    frames_TCHW = render(sample.video, times, (view.width, view.height), view.fit)
+    canvas = view.canvas(sample.video.size, len(times_of(view, sample)))
+    frames_TCHW = render(sample.video, times, canvas, view.paint)
     expected: dict[tuple[int, ...], torch.Tensor] = {}
     for evidence in sample.evidence:
         shown = torch.tensor([time in evidence.span for time in times])
@@ -123,8 +134,10 @@ def test_evidence_is_what_the_pixels_show_and_the_words_say(number, view, colour
 def test_evidence_is_seen_long_and_large_enough(name, view, coloured, composed) -> None:
     for seed in range(4):
         sample, _ = composed(REGISTRY[name](), coloured, view, 100 + seed)
-        times = view.times(sample.video.duration, sample.video.frame_measure)
+        times = times_of(view, sample)
         frames_TCHW = render_view(sample.video, times, view, ".", "auto")
+        width, height = view.canvas(sample.video.size, len(times))
+        assert frames_TCHW.shape == (len(times), 3, height, width)
         for evidence in sample.evidence:
             rows, columns = area(view, sample, evidence)
             assert min(rows.stop - rows.start, columns.stop - columns.start) >= view.min_pixels
@@ -138,7 +151,7 @@ def test_evidence_is_seen_long_and_large_enough(name, view, coloured, composed) 
 @every
 def test_what_is_not_seen_is_not_made(name, coloured, composed) -> None:
     sample, cast = composed(REGISTRY[name](), coloured, TOKENS, 0)
-    times = TOKENS.times(sample.video.duration, sample.video.frame_measure)
+    times = times_of(TOKENS, sample)
     check_seen(sample, TOKENS, times)
     hidden = [time for time in times if time not in sample.evidence[0].span]
     demanding = dataclasses.replace(TOKENS, min_pixels=169)
@@ -235,8 +248,8 @@ def test_a_sample_is_replayed_from_json(name, from_world, composed, world: Path)
         again = Sample.from_json(json.loads(json.dumps(sample.to_json())))
         assert again == sample
         assert again.to_json() == sample.to_json()
-    times = view.times(sample.video.duration, sample.video.frame_measure)
-    assert times == view.times(again.video.duration, again.video.frame_measure)
+    times = times_of(view, sample)
+    assert times == times_of(view, again)
     frames_TCHW = render_view(sample.video, times, view, world, "auto")
     assert frames_TCHW.float().std() > 10
     assert torch.equal(render_view(again.video, times, view, world, "auto"), frames_TCHW)
@@ -246,17 +259,19 @@ def test_a_sample_is_replayed_from_json(name, from_world, composed, world: Path)
 @pytest.mark.parametrize("max_tokens", [4096, 2000])
 def test_the_plan_counts_what_is_encoded(name, max_tokens, coloured, composed) -> None:
     codec = load_family("tiny", {"max_tokens": max_tokens}, TOKENS).codec
+    video_id = codec.tokenizer.convert_tokens_to_ids("<video>")
     for seed in range(2):
         sample, _ = composed(REGISTRY[name](), coloured, TOKENS, seed)
         plan = codec.plan(sample)
         frames_TCHW = render_view(sample.video, plan.times, TOKENS, ".", "auto")
         encoded = codec.encode(sample, plan, frames_TCHW, position=7)
         assert len(encoded.input_ids) == plan.tokens <= max_tokens
-        assert int((encoded.input_ids == codec.video_id).sum()) == len(plan.times) * codec.tokens_per_frame
+        # 168 pixels are 12 patches, 6 of which are left by the pooling.
+        assert int((encoded.input_ids == video_id).sum()) == len(plan.times) * 36
         assert encoded.num_labels == plan.labels > 0
         assert len(encoded.frames_TCHW) == len(plan.times)
         assert encoded.kind == name
-        sampled = TOKENS.times(sample.video.duration, sample.video.frame_measure)
+        sampled = times_of(TOKENS, sample)
         assert plan.times == sampled or (max_tokens == 2000 and len(plan.times) < len(sampled))
 
 

@@ -23,7 +23,7 @@ from vista_train.augment import (
     placement,
 )
 from vista_train.video.composition import Clip
-from vista_train.video.geometry import Box
+from vista_train.video.geometry import Box, Pixels
 from vista_train.video.render import render
 from vista_train.video.sampling import View
 
@@ -207,6 +207,28 @@ def test_insets_keep_their_shape_and_lie_where_they_are_seen(view: View, base: t
     assert max(widths) <= Fraction(65, 100)
     if view.fit != "crop":
         assert min(widths) >= Fraction(3, 10)
+
+
+@pytest.mark.parametrize("fit", ["letterbox", "crop", "squash"])
+@pytest.mark.parametrize("frames", [None, 16, 9, 5, 3, 1])
+def test_insets_lie_where_the_tiles_of_so_many_frames_show_them(fit: str, frames: int | None) -> None:
+    view, rng = View(frames=16, width=336, height=336, tiles=48, fit=fit, min_pixels=80), np.random.default_rng(0)
+    for base in ((1920, 1080), (640, 480), (1080, 1920)):
+        content, (width, height) = view.content(base, frames), view.canvas(base, frames)
+        places = []
+        for _ in range(60):
+            box = placement.draw_box(rng, view, base, (640, 480), (0.3, 0.65), frames)
+            pixels = view.pixels(base, box, frames)
+            assert min(pixels.width, pixels.height) >= 80
+            assert abs(pixels.width - content.width * (box.right - box.left)) <= 1
+            assert abs(pixels.height - content.height * (box.bottom - box.top)) <= 1
+            places.append(pixels)
+        # Somewhere up to every edge of what is seen.
+        shown = content.pixels() & Pixels(0, 0, width, height)
+        assert min(place.left for place in places) - shown.left < shown.width / 8
+        assert shown.right - max(place.right for place in places) < shown.width / 8
+        assert min(place.top for place in places) - shown.top < shown.height / 8
+        assert shown.bottom - max(place.bottom for place in places) < shown.height / 8
 
 
 def test_insets_lie_anywhere() -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 
 from vista_train.data.collate import PackedCollator
-from vista_train.types import Encoded, Failure
+from vista_train.types import Encoded, Failure, Row
 
 LOST = (Failure(7, 0, "a.mp4", "MediaMissing: no such file"), Failure(7, 1, "b.mp4", "MediaUnreadable: not a video"))
 
@@ -42,10 +44,10 @@ def test_positions_begin_again_with_every_sample(row):
 
 
 def test_frames_stay_bytes_in_the_order_of_their_samples(row):
-    assert row.frames_TCHW.dtype == torch.uint8
-    assert row.frames_TCHW.shape == (5, 3, 4, 6)
-    assert row.frames_TCHW[:, 0, 0, 0].tolist() == [3, 3, 9, 9, 9]
-    assert row.frame_counts == (2, 0, 3)
+    assert all(frames.dtype == torch.uint8 for frames in row.frames)
+    assert [tuple(frames.shape) for frames in row.frames] == [(2, 3, 4, 6), (0, 3, 4, 6), (3, 3, 4, 6)]
+    assert torch.cat(row.frames)[:, 0, 0, 0].tolist() == [3, 3, 9, 9, 9]
+    assert (row.frame_counts, row.num_frames) == ((2, 0, 3), 5)
 
 
 def test_whose_tokens_they_are_is_told(row):
@@ -59,8 +61,9 @@ def test_a_lost_sample_leaves_only_its_failures():
     without = PackedCollator()([encoded(3, 5, 2), encoded(1, 2, 1)])
     assert with_lost.failures == LOST
     assert (with_lost.lengths, with_lost.samples, with_lost.frame_counts) == ((5, 2), (3, 1), (2, 1))
-    for name in ("input_ids_1L", "labels_1L", "positions_1L", "frames_TCHW"):
+    for name in ("input_ids_1L", "labels_1L", "positions_1L"):
         assert torch.equal(getattr(with_lost, name), getattr(without, name))
+    assert all(map(torch.equal, with_lost.frames, without.frames))
 
 
 @pytest.mark.parametrize(("samples", "failures"), [([], ()), ([lost()], LOST), ([lost(), lost(8)], (*LOST, *LOST))])
@@ -68,11 +71,25 @@ def test_a_row_may_be_empty(samples, failures):
     row = PackedCollator()(samples)
     assert (row.num_tokens, row.num_labels, row.lengths, row.samples) == (0, 0, (), ())
     assert row.input_ids_1L.shape == row.labels_1L.shape == row.positions_1L.shape == (1, 0)
-    assert row.frames_TCHW.shape[:2] == (0, 3)
+    assert (row.frames, row.num_frames, row.mrope_3L) == ((), 0, None)
     assert row.failures == failures
 
 
 def test_a_row_of_words_alone_has_no_frames():
     row = PackedCollator()([encoded(1, 3, 0), encoded(2, 3, 0)])
-    assert len(row.frames_TCHW) == 0
+    assert row.num_frames == 0
     assert row.frame_counts == (0, 0)
+
+
+def test_rows_are_joined_end_to_end():
+    first = [replace(encoded(3, 5, 2), mrope_3L=torch.full((3, 5), 7)), lost()]
+    second = [replace(encoded(9, 4, 1), picture=True, mrope_3L=torch.full((3, 4), 8))]
+    joined, whole = Row.packed(first).followed_by(Row.packed(second)), Row.packed(first + second)
+    for field in fields(Row):
+        one, other = getattr(joined, field.name), getattr(whole, field.name)
+        assert torch.equal(one, other) if isinstance(one, torch.Tensor) else len(one) == len(other), field.name
+    assert (joined.pictures, joined.lengths, joined.failures) == ((False, True), (5, 4), LOST)
+    assert joined.mrope_3L.tolist() == [[7] * 5 + [8] * 4] * 3
+    assert torch.cat(joined.frames)[:, 0, 0, 0].tolist() == [3, 3, 9]
+    moved = joined.to("meta")
+    assert {tensor.device.type for tensor in (moved.mrope_3L, moved.input_ids_1L, *moved.frames)} == {"meta"}

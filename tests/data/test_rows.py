@@ -75,7 +75,7 @@ def test_rows_arrive_in_the_planners_order_with_their_samples(of_clips, workers)
     for plan, row in arrived:
         assert row.samples == plan.positions
         assert row.num_tokens == sum(of_clips.plan(position).tokens for position in plan.positions) <= 800
-        assert len(row.frames_TCHW) == sum(row.frame_counts) == 4 * len(plan.positions)
+        assert row.num_frames == sum(row.frame_counts) == 4 * len(plan.positions)
 
 
 def test_loading_leaves_the_global_generator_alone(of_clips):

@@ -156,6 +156,27 @@ def test_times_may_come_in_any_order_and_repeat(in_memory) -> None:
     assert render(clip, [], (4, 3)).shape == (0, 3, 3, 4)
 
 
+@pytest.mark.parametrize(
+    ("view", "canvas"),
+    [
+        (View(frames=2, width=16, height=16, tiles=12), (48, 32)),
+        (View(frames=2, width=16, height=16, tiles=4), (32, 16)),
+        (View(frames=2, width=16, height=16, tiles=12, fit="crop"), (48, 32)),
+        (View(frames=2, width=30, height=25, fit="native", multiple=7), (28, 21)),
+        (View(frames=2, width=300, height=25, fit="native", multiple=7), (42, 28)),
+    ],
+)
+def test_a_view_is_rendered_on_the_canvas_of_its_frames(view: View, canvas: tuple[int, int], in_memory) -> None:
+    base, inset = in_memory([RED, BLUE], seconds=4, size=(40, 30)), in_memory([GREEN], seconds=2, size=(12, 9))
+    video = Overlay(base, inset, 1, Box(0.25, 0.25, 0.5, 0.75))
+    times = view.times(video.duration, video.frame_measure)
+    frames_TCHW = render_view(video, times, view, ".", "auto")
+    assert frames_TCHW.shape == (2, 3, canvas[1], canvas[0])
+    for frame_CHW, time in zip(frames_TCHW, times, strict=True):
+        wanted_HWC = Painter(canvas).draw(video, time, canvas, "squash" if view.fit == "native" else view.fit)
+        assert (frame_CHW.permute(1, 2, 0).numpy() == wanted_HWC).all()
+
+
 def test_an_inset_hides_its_base_and_bars_hide_it_too(in_memory) -> None:
     base, tall = in_memory([RED], seconds=4, size=(40, 40)), in_memory([GREEN], seconds=2, size=(10, 20))
     video = Overlay(base, tall, 1, Box(0.25, 0.25, 0.75, 0.75))

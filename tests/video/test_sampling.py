@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import time
 from fractions import Fraction
 
 import numpy as np
 import pytest
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 from vista_train.video.geometry import Box, Pixels, Rect, Span
 from vista_train.video.sampling import View
@@ -131,6 +133,154 @@ def test_shows_counts_frames_and_measures_the_shorter_side() -> None:
     assert not cropped.shows(times, size, Span(0, 80), Box(0, 0, Fraction(50, 448), 1))
 
 
+def every_grid(tiles: int) -> list[tuple[int, int]]:
+    return [(columns, rows) for columns in range(1, tiles + 1) for rows in range(1, tiles // columns + 1)]
+
+
+def drawn_at(view: View, size: tuple[int, int], grid: tuple[int, int]) -> Fraction:
+    """The scale at which a frame is shown on a grid, of which more than 1 shows nothing more."""
+    return min(Fraction(1), Fraction(grid[0] * view.width, size[0]), Fraction(grid[1] * view.height, size[1]))
+
+
+def random_tiling(rng: np.random.Generator) -> tuple[View, tuple[int, int], int]:
+    """A view with tiles, a frame's size, and how many frames are shown."""
+    width, height, columns, rows = (int(number) for number in rng.integers((14, 14, 20, 20), (400, 400, 3000, 3000)))
+    frames = int(rng.integers(1, 12))
+    view = View(frames=frames, width=width, height=height, tiles=int(rng.integers(1, 65)))
+    return view, (columns, rows), int(rng.integers(1, frames + 1))
+
+
+def test_without_tiles_every_canvas_is_the_views() -> None:
+    view = View(frames=4, width=336, height=224)
+    for size in ((1920, 1080), (3, 4000), (1, 1)):
+        assert {view.grid(size, frames) for frames in (None, 1, 4)} == {(1, 1)}
+        assert {view.canvas(size, frames) for frames in (None, 1, 4)} == {(336, 224)}
+
+
+def test_the_grid_is_the_one_that_shows_the_frame_largest() -> None:
+    view = View(frames=8, width=336, height=336, tiles=8 * 18)
+    # 5x3 tiles would show 1680x945 of 1920x1080 pixels, 6x3 show 1792x1008 (letters above and below), 4x4 1344x756.
+    assert view.grid((1920, 1080)) == (6, 3)
+    assert view.canvas((1920, 1080)) == (2016, 1008)
+    assert view.content((1920, 1080)) == (112, 0, 1904, 1008)
+    assert view.grid((1080, 1920)) == (3, 6)
+    assert view.grid((1920, 200)) == (6, 1)
+    rng = np.random.default_rng(0)
+    for _ in range(400):
+        view, size, frames = random_tiling(rng)
+        grids = every_grid(max(1, view.tiles // frames))
+        largest = max(drawn_at(view, size, grid) for grid in grids)
+        fewest = min(grid[0] * grid[1] for grid in grids if drawn_at(view, size, grid) == largest)
+        columns, rows = view.grid(size, frames)
+        assert drawn_at(view, size, (columns, rows)) == largest
+        assert columns * rows == fewest
+        assert view.canvas(size, frames) == (columns * view.width, rows * view.height)
+
+
+def test_a_grid_is_no_larger_than_the_frame_needs() -> None:
+    view = View(frames=1, width=336, height=336, tiles=64)
+    assert view.grid((336, 336)) == view.grid((1, 1)) == (1, 1)
+    assert view.grid((337, 336)) == (2, 1)
+    assert view.grid((672, 672)) == (2, 2)
+    # No two tiles show a square larger than one does.
+    assert View(frames=1, tiles=3).grid((5000, 5000)) == (1, 1)
+    assert View(frames=1, tiles=4).grid((5000, 5000)) == (2, 2)
+
+
+def test_fewer_frames_have_more_tiles_each_and_all_of_them_no_more_than_there_are() -> None:
+    rng = np.random.default_rng(1)
+    for _ in range(200):
+        view, size, _ = random_tiling(rng)
+        grids = [view.grid(size, frames) for frames in range(1, 80)]
+        assert all(c * r * n <= view.tiles for n, (c, r) in enumerate(grids, 1) if n <= view.tiles)
+        assert all(grid == (1, 1) for n, grid in enumerate(grids, 1) if n > view.tiles)
+        drawn = [drawn_at(view, size, grid) for grid in grids]
+        assert drawn == sorted(drawn, reverse=True)
+        assert view.grid(size) == grids[view.frames - 1]
+    shared = View(frames=16, tiles=32)
+    assert [shared.grid((1920, 1080), frames) for frames in (1, 4, 8, 16, 17)] == [
+        (6, 4),
+        (4, 2),
+        (2, 2),
+        (2, 1),
+        (1, 1),
+    ]
+
+
+def test_a_grid_is_found_fast() -> None:
+    view = View(frames=1, width=14, height=14, tiles=64)
+    view.grid((1920, 1080))
+    took = []
+    for _ in range(50):
+        begin = time.perf_counter()
+        view.grid((1920, 1080))
+        took.append(time.perf_counter() - begin)
+    assert min(took) < 100e-6
+
+
+@pytest.mark.parametrize("multiple", [28, 14, 32])
+def test_a_native_canvas_is_qwen2_vls_smart_resize(multiple: int) -> None:
+    rng = np.random.default_rng(multiple)
+    shrunk = 0
+    for _ in range(3000):
+        # Under half a multiple, theirs may come out as nothing; beyond 1:200 they give up.
+        size = tuple(int(side) for side in np.exp(rng.uniform(np.log(17), np.log(3000), 2)))
+        box = tuple(int(side) for side in rng.integers(4 * multiple, 900, 2))
+        view = View(width=box[0], height=box[1], fit="native", multiple=multiple)
+        height, width = smart_resize(size[1], size[0], factor=multiple, min_pixels=1, max_pixels=box[0] * box[1])
+        canvas = view.canvas(size)
+        if width * height <= box[0] * box[1]:
+            assert canvas == (width, height)
+        else:
+            # A side can be no shorter, and theirs is then too large: the other gives way.
+            assert min(canvas) == min(width, height) == multiple
+            assert max(canvas) == box[0] * box[1] // multiple**2 * multiple < max(width, height)
+        shrunk += size[0] * size[1] > box[0] * box[1]
+        assert {view.canvas(size, frames) for frames in (1, 5, None)} == {canvas}
+    assert 500 < shrunk < 2500
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 100_000), (100_000, 1), (28, 10_000), (7, 3), (27, 29), (99_999, 99_999)])
+@pytest.mark.parametrize("area", [(28, 28), (28, 29), (336, 336), (1, 784), (1000, 90)])
+def test_a_native_canvas_of_any_shape_keeps_to_its_area(size: tuple[int, int], area: tuple[int, int]) -> None:
+    width, height = View(width=area[0], height=area[1], fit="native").canvas(size)
+    assert width * height <= area[0] * area[1]
+    assert min(width, height) >= 28
+    assert (width % 28, height % 28) == (0, 0)
+    assert width >= height or size[0] < size[1]
+    assert width <= height or size[0] > size[1]
+
+
+def test_a_native_canvas_is_filled() -> None:
+    view = View(width=448, height=448, fit="native")
+    assert view.canvas((640, 480)) == (504, 364)
+    assert view.paint == "squash"
+    assert {View(fit=fit).paint for fit in ("letterbox", "crop", "squash")} == {"letterbox", "crop", "squash"}
+    assert view.content((640, 480)) == (0, 0, 504, 364)
+    assert view.pixels((640, 480), Box(0.5, 0.25, 1, 1)) == (252, 91, 504, 364)
+
+
+def test_evidence_is_measured_on_the_canvas_of_the_frames_that_are_shown() -> None:
+    view, box = View(frames=8, tiles=144, min_pixels=100), Box(0.5, 0, 0.6, 0.1)
+    # 18 tiles a frame: 1792x1008 of 2016x1008 pixels; 1 frame alone is drawn in full.
+    assert view.pixels((1920, 1080), box) == view.pixels((1920, 1080), box, 8) == (1008, 0, 1187, 101)
+    assert view.canvas((1920, 1080), 1) == (2016, 1344)
+    # Letterboxing fits a frame to the grid, so 1.05 of its pixels.
+    assert view.pixels((1920, 1080), box, 1) == (1008, 105, 1210, 218)
+    # 14 tiles a frame: 4x3, of which the frame fills 1344x756; 9 tiles: 4x2, where its height is the narrower.
+    assert view.pixels((1920, 1080), box, 10) == (672, 126, 806, 202)
+    assert view.pixels((1920, 1080), box, 16) == (672, 0, 791, 67)
+    whole = Span(0, 80)
+    eight, ten = (tuple(Fraction(i) for i in range(count)) for count in (8, 10))
+    assert view.shows(eight, (1920, 1080), whole, box)
+    assert not view.shows(ten, (1920, 1080), whole, box)
+    assert not View(frames=8, min_pixels=100).shows(eight, (1920, 1080), whole, box)
+    cropped = View(frames=8, tiles=144, fit="crop")
+    # 2016x1134 over 2016x1008 pixels: 63 are cut off above and below.
+    assert cropped.content((1920, 1080)) == (0, -63, 2016, 1071)
+    assert cropped.pixels((1920, 1080), box) == (1008, 0, 1210, 50)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
@@ -139,7 +289,14 @@ def test_shows_counts_frames_and_measures_the_shorter_side() -> None:
         ({"min_visible": 9}, "view.min_visible is 9, more than view.frames, 8"),
         ({"fps": 0}, "view.fps is 0; it must be above 0"),
         ({"sampling": "random"}, "view.sampling is 'random'; choose one of midpoints, linspace_ends, fps"),
-        ({"fit": "pad"}, "view.fit is 'pad'; choose one of letterbox, crop, squash"),
+        ({"fit": "pad"}, "view.fit is 'pad'; choose one of letterbox, crop, squash, native"),
+        ({"tiles": -1}, "view.tiles is -1; it must be 0 or more"),
+        ({"tiles": 4, "fit": "native"}, "view.tiles is 4 and view.fit 'native'; a canvas has tiles or its own shape"),
+        ({"multiple": 0}, "view.multiple is 0; it must be at least 1"),
+        (
+            {"fit": "native", "width": 27, "height": 29},
+            "view.width x view.height is 27x29; a native canvas needs at least view.multiple squared, 28x28",
+        ),
     ],
 )
 def test_an_impossible_view_is_refused(wrong: dict, message: str) -> None:

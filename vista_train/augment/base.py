@@ -71,7 +71,7 @@ class Augment:
                     f"{self.name} needs {role.min_count} clips as {role.name!r}, not {len(clips.get(role.name, ()))}"
                 )
         sample = self.apply(clips, self.draw(rng, clips, view))
-        check_seen(sample, view, view.times(sample.video.duration, sample.video.frame_measure))
+        check_seen(sample, view, view.times(sample.shown.duration, sample.shown.frame_measure))
         return sample
 
 
@@ -96,11 +96,13 @@ def check_settings(augment: Augment) -> None:
 def check_seen(sample: Sample, view: View, times: Sequence[Any]) -> None:
     """`CannotComposeError` unless every piece of evidence is on enough of the sampled frames, and large enough."""
     for evidence in sample.evidence:
-        if not view.shows(times, sample.video.size, evidence.span, evidence.box):
-            area = view.pixels(sample.video.size, evidence.box)
+        video = sample.shown
+        frames = view.count(video.duration, video.frame_measure)
+        if not view.shows(times, video.size, evidence.span, evidence.box, frames):
+            area = view.pixels(video.size, evidence.box, frames)
             start, end = float(evidence.span.start), float(evidence.span.end)
             raise CannotComposeError(
                 f"{sample.kind}: what is asked about, {start:.2f}-{end:.2f} s of "
-                f"{float(sample.video.duration):.2f} s at {area.width}x{area.height} px, is not on "
+                f"{float(video.duration):.2f} s at {area.width}x{area.height} px, is not on "
                 f"{view.min_visible} of {len(times)} frames at {view.min_pixels} px or more"
             )

@@ -85,16 +85,22 @@ def seen_host(host: Clip, length: Fraction, added: Fraction, view: View) -> Clip
 
 
 def draw_box(
-    rng: np.random.Generator, view: View, base: tuple[int, int], inset: tuple[int, int], scale: tuple[float, float]
+    rng: np.random.Generator,
+    view: View,
+    base: tuple[int, int],
+    inset: tuple[int, int],
+    scale: tuple[float, float],
+    frames: int | None = None,
 ) -> Box:
     """A place for an inset on a base (sizes in pixels): as large as fits a random share of the base's width and
-    height, in the inset's own aspect ratio, where the view shows it whole and at `min_pixels` or more."""
-    window = _visible(view, base)
+    height, in the inset's own aspect ratio, where a view of `frames` (default: the most) shows it whole and at
+    `min_pixels` or more."""
+    content = view.content(base, frames)
+    window = _visible(content, view.canvas(base, frames))
     span = min(window.right - window.left, window.bottom - window.top)
     share = Fraction(float(rng.uniform(*scale))).limit_denominator(10_000) * span
     rect = Rect.of_size(*base).part(Box(0, 0, share, share)).fitted(*inset, "letterbox")  # type: ignore[arg-type]
     width, height = rect.width / base[0], rect.height / base[1]
-    content = view.content(base)
     shown = min(width * content.width, height * content.height)
     if shown < view.min_pixels + 1:
         # One pixel more than asked for: rounding both edges may take one away.
@@ -113,14 +119,14 @@ def _spot(rng: np.random.Generator, low: Fraction, high: Fraction) -> Fraction:
     return between(rng, low, high) if low < high else low
 
 
-def _visible(view: View, base: tuple[int, int]) -> Box:
-    """The part of the base that is on the canvas: all of it, unless it is cropped."""
-    content = view.content(base)
+def _visible(content: Rect, canvas: tuple[int, int]) -> Box:
+    """The part of what lies at `content` that is on the canvas: all of it, unless it is cropped."""
+    width, height = canvas
     return Box(
         max(Fraction(0), -content.left / content.width),
         max(Fraction(0), -content.top / content.height),
-        min(Fraction(1), (view.width - content.left) / content.width),
-        min(Fraction(1), (view.height - content.top) / content.height),
+        min(Fraction(1), (width - content.left) / content.width),
+        min(Fraction(1), (height - content.top) / content.height),
     )
 
 

@@ -31,7 +31,8 @@ class SpatialNeedle(Augment):
     def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
         host, needle = clips["haystack"][0], clips["needle"][0]
         seconds = min(host.duration, needle.duration, exact(self.max_seconds))
-        box = placement.draw_box(rng, view, host.size, needle.size, self.needle_scale)
+        frames = view.count(seconds, host.subclip(0, seconds).frame_measure)
+        box = placement.draw_box(rng, view, host.size, needle.size, self.needle_scale, frames)
         return {"seconds": seconds, "box": box, "wording": questions.draw_wording(rng, self.multiple_choice)}
 
     def apply(self, clips: Cast, params: Params) -> Sample:
@@ -62,7 +63,7 @@ class SpatioTemporalNeedle(Augment):
         times = view.times(host.duration, host.frame_measure)
         latest = host.duration - needle.duration
         start = placement.draw_start(rng, times, needle.duration, latest, view.min_visible)
-        box = placement.draw_box(rng, view, host.size, needle.size, self.needle_scale)
+        box = placement.draw_box(rng, view, host.size, needle.size, self.needle_scale, len(times))
         wording = questions.draw_wording(rng, self.multiple_choice)
         return {"host_end": host.duration, "start": start, "box": box, "wording": wording}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -180,11 +180,11 @@ class VistaDataset(Dataset):
 
     def _encode(self, composed: Composed, position: int, attempt: int, failures: tuple[Failure, ...]) -> Encoded:
         sample, plan = composed.sample, composed.plan
-        frames_TCHW = render_view(sample.video, plan.times, self.codec.view, self.root, self.reader)
+        frames_TCHW = torch.zeros((0, 3, 0, 0), dtype=torch.uint8)
+        if sample.video is not None:
+            frames_TCHW = render_view(sample.video, plan.times, self.codec.view, self.root, self.reader)
         encoded = self.codec.encode(sample, plan, frames_TCHW, position)
-        return Encoded(
-            position, encoded.kind, encoded.input_ids, encoded.labels, encoded.frames_TCHW, attempt, failures
-        )
+        return replace(encoded, attempt=attempt, failures=failures)
 
     def _compose(self, position: int, attempt: int, failures: list[Failure]) -> Composed | None:
         try:

@@ -60,7 +60,7 @@ def render(
 
 def render_view(video: Video, times: Sequence[Fraction], view: View, root: str | Path, reader: str) -> torch.Tensor:
     """`render` on the canvas of a model's view."""
-    return render(video, times, (view.width, view.height), view.fit, root, reader)
+    return render(video, times, view.canvas_of(video), view.paint, root, reader)
 
 
 def requests(video: Video, times: Sequence[Fraction], size: tuple[int, int], fit: Fit = "letterbox") -> list[Request]:

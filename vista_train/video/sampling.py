@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from vista_train.video.composition import Video
 from vista_train.video.geometry import FITS, Box, Fit, Pixels, Rect, Span
 
 SAMPLINGS = ("midpoints", "linspace_ends", "fps")
+CANVASES = (*FITS, "native")
+CanvasFit: TypeAlias = Literal["letterbox", "crop", "squash", "native"]
 
 
 @dataclass(frozen=True)
@@ -23,18 +27,24 @@ class View:
     fps: float = 1.0
     """Frames per second for `sampling: fps`, `frames` still being the most."""
     width: int = 336
-    """Width of the model's canvas in pixels."""
+    """Width of the model's canvas in pixels; of one tile, if there are tiles."""
     height: int = 336
-    """Height of the model's canvas in pixels."""
-    fit: Fit = "letterbox"
-    """How a frame is put on the canvas: `letterbox`, `crop` or `squash` (as VISTA trained LongVA)."""
+    """Height of the model's canvas in pixels; of one tile, if there are tiles."""
+    fit: CanvasFit = "letterbox"
+    """How a frame is put on the canvas: `letterbox`, `crop` (LongVA's shortest edge and center crop) or `squash` (as
+    VISTA trained LongVA). `native` makes the canvas to the frame's own shape, at most width x height pixels in area."""
+    multiple: int = 28
+    """Both sides of a `native` canvas are rounded to this many pixels: what the model merges into one token."""
+    tiles: int = 0
+    """Tiles over all frames of a video, at most: each frame then lies on the grid of tiles that shows it largest
+    (UniRes, LongVA). 0 is one canvas a frame."""
     min_visible: int = 1
     """A sample is made only if each piece of its evidence is on at least so many sampled frames."""
     min_pixels: int = 14
     """... and the shorter side of its box is at least so many pixels on the canvas."""
 
     def __post_init__(self) -> None:
-        for name in ("frames", "width", "height", "min_visible", "min_pixels"):
+        for name in ("frames", "width", "height", "multiple", "min_visible", "min_pixels"):
             if getattr(self, name) < 1:
                 raise ValueError(f"view.{name} is {getattr(self, name)}; it must be at least 1")
         if self.min_visible > self.frames:
@@ -43,8 +53,17 @@ class View:
             raise ValueError(f"view.fps is {self.fps}; it must be above 0")
         if self.sampling not in SAMPLINGS:
             raise ValueError(f"view.sampling is {self.sampling!r}; choose one of {', '.join(SAMPLINGS)}")
-        if self.fit not in FITS:
-            raise ValueError(f"view.fit is {self.fit!r}; choose one of {', '.join(FITS)}")
+        if self.fit not in CANVASES:
+            raise ValueError(f"view.fit is {self.fit!r}; choose one of {', '.join(CANVASES)}")
+        if self.tiles < 0:
+            raise ValueError(f"view.tiles is {self.tiles}; it must be 0 or more")
+        if self.tiles and self.fit == "native":
+            raise ValueError(f"view.tiles is {self.tiles} and view.fit 'native'; a canvas has tiles or its own shape")
+        if self.fit == "native" and self.width * self.height < self.multiple**2:
+            raise ValueError(
+                f"view.width x view.height is {self.width}x{self.height}; a native canvas needs at least "
+                f"view.multiple squared, {self.multiple}x{self.multiple}"
+            )
 
     def times(self, duration: Fraction, frame_measure: Fraction, limit: int | None = None) -> tuple[Fraction, ...]:
         """The sampled times of a video of `duration` seconds that shows `frame_measure` source frames.
@@ -52,9 +71,11 @@ class View:
         `limit` caps their number further (a token budget). Midpoints: t = (i + 1/2) D / n, n = min(n, frames)
         (VISTA, `get_frame_indices`).
         """
-        most = min(self.frames, max(1, int(frame_measure)), self.frames if limit is None else limit)
-        if most < 1:
-            raise ValueError(f"limit is {limit}; at least one frame must be shown")
+        most = self.count(duration, frame_measure)
+        if limit is not None:
+            if limit < 1:
+                raise ValueError(f"limit is {limit}; at least one frame must be shown")
+            most = min(most, limit)
         match self.sampling:
             case "midpoints":
                 return tuple(Fraction(2 * i + 1, 2 * most) * duration for i in range(most))
@@ -65,21 +86,80 @@ class View:
                 return tuple(Fraction(i, most - 1) * last for i in range(most))
             case _:
                 step = 1 / Fraction(repr(self.fps))
-                wanted = max(1, -(-duration // step))
-                if wanted <= most:
-                    return tuple(i * step for i in range(wanted))
+                if most >= -(-duration // step):
+                    return tuple(i * step for i in range(most))
                 return tuple(Fraction(i, most) * duration for i in range(most))
 
-    def content(self, size: tuple[int, int]) -> Rect:
+    def count(self, duration: Fraction, frame_measure: Fraction) -> int:
+        """How many frames are sampled of a video of `duration` seconds that shows `frame_measure` source frames."""
+        most = min(self.frames, max(1, int(frame_measure)))
+        if self.sampling == "fps":
+            return min(most, max(1, -(-duration // (1 / Fraction(repr(self.fps))))))
+        return most
+
+    def canvas_of(self, video: Video) -> tuple[int, int]:
+        """Width and height of the canvas for a video; the same when some of its frames are dropped for their tokens."""
+        return self.canvas(video.size, self.count(video.duration, video.frame_measure))
+
+    def canvas(self, size: tuple[int, int], frames: int | None = None) -> tuple[int, int]:
+        """Width and height of the canvas for a video of `size` of which `frames` are sampled (default: the most)."""
+        if self.fit == "native":
+            return _native(size, self.width * self.height, self.multiple)
+        columns, rows = self.grid(size, frames)
+        return columns * self.width, rows * self.height
+
+    def grid(self, size: tuple[int, int], frames: int | None = None) -> tuple[int, int]:
+        """Columns and rows of tiles that a frame of `size` lies on, when `frames` share the tiles.
+
+        The grid that shows it largest, but never larger than it is; of those, the smallest (UniRes picks alike from
+        its list of grids).
+        """
+        most = max(1, self.tiles // (frames or self.frames))
+        full = size[0] * size[1]
+        grids = []
+        # More columns than the frame is wide only add bars.
+        for columns in range(1, min(most, -(-size[0] // self.width)) + 1):
+            # The scale at which the frame fits, times its width and height, in whole numbers.
+            scale = min(columns * self.width * size[1], most // columns * self.height * size[0], full)
+            grids.append((scale, -columns))
+        scale, columns = max(grids)
+        # As few rows as do not shrink it; with the fewest columns, these are the fewest tiles.
+        return -columns, -(-scale // (self.height * size[0]))
+
+    @property
+    def paint(self) -> Fit:
+        """How a frame is put on its canvas; a native canvas has its shape already, but for rounding."""
+        return "squash" if self.fit == "native" else self.fit
+
+    def content(self, size: tuple[int, int], frames: int | None = None) -> Rect:
         """Where a video of `size` lies on the canvas, before rounding; a crop overhangs it."""
-        return Rect.of_size(self.width, self.height).fitted(*size, self.fit)
+        return Rect.of_size(*self.canvas(size, frames)).fitted(*size, self.paint)
 
-    def pixels(self, size: tuple[int, int], box: Box) -> Pixels:
+    def pixels(self, size: tuple[int, int], box: Box, frames: int | None = None) -> Pixels:
         """The canvas pixels that `box`, in fractions of a video of `size`, covers."""
-        return self.content(size).part(box).pixels() & Rect.of_size(self.width, self.height).pixels()
+        canvas = Rect.of_size(*self.canvas(size, frames)).pixels()
+        return self.content(size, frames).part(box).pixels() & canvas
 
-    def shows(self, times: Sequence[Fraction], size: tuple[int, int], span: Span, box: Box) -> bool:
-        """Whether evidence at `span` and `box` of a video of `size` is seen: long enough, and large enough."""
-        area = self.pixels(size, box)
+    def shows(
+        self, times: Sequence[Fraction], size: tuple[int, int], span: Span, box: Box, frames: int | None = None
+    ) -> bool:
+        """Whether evidence at `span` and `box` of a video of `size` is seen at `times`: long enough, and large enough.
+
+        `frames` were sampled (default: as many as there are times).
+        """
+        area = self.pixels(size, box, frames or len(times))
         seen = sum(time in span for time in times)
         return seen >= self.min_visible and min(area.width, area.height) >= self.min_pixels
+
+
+def _native(size: tuple[int, int], area: int, multiple: int) -> tuple[int, int]:
+    """`size` brought under `area` pixels in its own shape, each side a multiple of `multiple` (Qwen2-VL's rule)."""
+    width, height = (max(multiple, round(side / multiple) * multiple) for side in size)
+    if width * height <= area:
+        return width, height
+    shrink = math.sqrt(size[0] * size[1] / area)
+    width, height = (max(multiple, math.floor(side / shrink / multiple) * multiple) for side in size)
+    # A side that is held up by the least there is takes its room from the other, longer one.
+    if width < height:
+        return width, min(height, area // width // multiple * multiple)
+    return min(width, area // height // multiple * multiple), height
