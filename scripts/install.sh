@@ -17,7 +17,7 @@ if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
 fi
 
 wanted=$("$python" -c 'import hashlib, pathlib
-files = [pathlib.Path(name).read_bytes() for name in ("requirements.txt", "setup.py")]
+files = [pathlib.Path(name).read_bytes() for name in ("requirements.txt", "setup.py", "scripts/install.sh")]
 print(hashlib.sha256(b"".join(files)).hexdigest())')
 stamp=$venv/vista_train.stamp
 if [ -x "$venv/bin/python" ] && [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$wanted" ]; then
@@ -50,4 +50,10 @@ stage "pip" "$venv/bin/python" -m pip install --quiet --upgrade pip
 # torch comes first and at one version, so that nothing below can draw in a newer one.
 has_nvidia_gpu || stage "torch for a machine without an NVIDIA GPU" "$venv/bin/python" -m pip install --quiet torch==2.13.0
 stage "vista_train and its requirements" "$venv/bin/python" -m pip install --quiet --editable ".[test]"
+# Tests compare with transformers' own processors, which need torchvision where there is video. The library does without
+# it, so it lies in a folder that only those tests look into. Torch 2.13 goes with torchvision 0.28, and so on.
+torchvision=$("$venv/bin/python" -c 'import torch; print(f"0.{int(torch.__version__.split(chr(46))[1]) + 15}.*")')
+rm -rf "$venv/references"
+stage "torchvision, to compare with" "$venv/bin/python" -m pip install --quiet --no-deps --target "$venv/references" \
+    "torchvision==$torchvision" num2words
 echo "$wanted" >"$stamp"

@@ -41,6 +41,12 @@ def make_clips() -> ModuleType:
 
 
 @pytest.fixture(scope="session")
+def make_checkpoint() -> ModuleType:
+    """`scripts/make_checkpoint.py` as a module."""
+    return _load_script("make_checkpoint")
+
+
+@pytest.fixture(scope="session")
 def world(make_clips: ModuleType, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with `clips.jsonl` and its 16 clips: 4 sources of 4 consecutive clips, 4 to 8 s each.
 

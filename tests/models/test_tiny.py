@@ -18,7 +18,9 @@ from torch.nn import functional
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from vista_train.models.base import PARTS, family, load_family
-from vista_train.models.tiny import CLIP_MEAN, CLIP_STD, Tiny, TinyForConditionalGeneration, TinySettings
+from vista_train.models.hub import CLIP_SCALE
+from vista_train.models.pooled_llava import LongVAForConditionalGeneration
+from vista_train.models.tiny import Tiny, TinySettings
 from vista_train.training.loss import summed_cross_entropy
 from vista_train.types import Encoded, Message, Row, Sample
 from vista_train.video.composition import Clip
@@ -34,7 +36,7 @@ def tiny() -> Tiny:
 
 
 @pytest.fixture
-def model(tiny: Tiny) -> TinyForConditionalGeneration:
+def model(tiny: Tiny) -> LongVAForConditionalGeneration:
     """Weights ten times the usual, so that what flows through attention matters in the result."""
     model = tiny.load()
     with torch.no_grad():
@@ -63,26 +65,14 @@ def words_only(tiny: Tiny, text: str) -> Encoded:
 
 
 def packed(samples: list[Encoded]) -> Row:
-    def joined(tensors: list[torch.Tensor]) -> torch.Tensor:
-        return torch.cat([torch.zeros(0, dtype=torch.int64), *tensors])[None]
-
-    return Row(
-        input_ids_1L=joined([sample.input_ids for sample in samples]),
-        labels_1L=joined([sample.labels for sample in samples]),
-        positions_1L=joined([torch.arange(len(sample.input_ids)) for sample in samples]),
-        frames_TCHW=torch.cat([torch.zeros(0, 3, 56, 56, dtype=torch.uint8), *[s.frames_TCHW for s in samples]]),
-        lengths=tuple(len(sample.input_ids) for sample in samples),
-        frame_counts=tuple(len(sample.frames_TCHW) for sample in samples),
-        samples=tuple(sample.position for sample in samples),
-        kinds=tuple(sample.kind for sample in samples),
-    )
+    return Row.packed(samples)
 
 
-def loss_of(tiny: Tiny, model: TinyForConditionalGeneration, row: Row) -> torch.Tensor:
+def loss_of(tiny: Tiny, model: LongVAForConditionalGeneration, row: Row) -> torch.Tensor:
     return summed_cross_entropy(tiny.hidden_states(model, row), row.labels_1L[0], tiny.head(model), chunk=8)
 
 
-def trainable(tiny: Tiny, model: TinyForConditionalGeneration) -> dict[str, torch.nn.Parameter]:
+def trainable(tiny: Tiny, model: LongVAForConditionalGeneration) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for part in tiny.parts(model).values() for name, parameter in part}
 
 
@@ -98,7 +88,7 @@ def mixed(tiny: Tiny) -> list[Encoded]:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("checkpointed", [True, False])
 def test_packed_is_unpacked(
-    tiny: Tiny, model: TinyForConditionalGeneration, training: bool, checkpointed: bool
+    tiny: Tiny, model: LongVAForConditionalGeneration, training: bool, checkpointed: bool
 ) -> None:
     model.train(training)
     if checkpointed:
@@ -110,7 +100,7 @@ def test_packed_is_unpacked(
     assert (together_LD - apart_LD).norm() <= 1e-5 * apart_LD.norm()
 
 
-def test_packing_is_seen_only_through_restarting_positions(tiny: Tiny, model: TinyForConditionalGeneration) -> None:
+def test_packing_is_seen_only_through_restarting_positions(tiny: Tiny, model: LongVAForConditionalGeneration) -> None:
     row = packed(mixed(tiny))
     running = replace(row, positions_1L=torch.arange(row.num_tokens)[None])
     right_LD, wrong_LD = (tiny.hidden_states(model, one) for one in (row, running))
@@ -119,7 +109,7 @@ def test_packing_is_seen_only_through_restarting_positions(tiny: Tiny, model: Ti
 
 @pytest.mark.parametrize("frozen", [(), ("vision",), ("vision", "projector")])
 def test_gradients_do_not_depend_on_checkpointing_or_packing(
-    tiny: Tiny, model: TinyForConditionalGeneration, frozen: tuple[str, ...]
+    tiny: Tiny, model: LongVAForConditionalGeneration, frozen: tuple[str, ...]
 ) -> None:
     model.train()
     for part, parameters in tiny.parts(model).items():
@@ -144,12 +134,11 @@ def test_gradients_do_not_depend_on_checkpointing_or_packing(
     assert len(wanted) == sum(parameter.requires_grad for parameter in model.parameters())
 
 
-def test_every_sample_sees_its_own_pixels(tiny: Tiny, model: TinyForConditionalGeneration) -> None:
+def test_every_sample_sees_its_own_pixels(tiny: Tiny, model: LongVAForConditionalGeneration) -> None:
     one, other = encoded(tiny, sample_of(), 1), encoded(tiny, sample_of(), 2)
     row = packed([one, other])
-    changed = row.frames_TCHW.clone()
-    changed[len(one.frames_TCHW) :] = 255 - changed[len(one.frames_TCHW) :]
-    before_LD, after_LD = (tiny.hidden_states(model, replace(row, frames_TCHW=f)) for f in (row.frames_TCHW, changed))
+    changed = (row.frames[0], 255 - row.frames[1])
+    before_LD, after_LD = (tiny.hidden_states(model, replace(row, frames=f)) for f in (row.frames, changed))
     first = row.lengths[0]
     assert (before_LD[:first] - after_LD[:first]).abs().max() <= 1e-5
     assert (before_LD[-1] - after_LD[-1]).norm() > 1e-2 * before_LD[-1].norm()
@@ -158,7 +147,7 @@ def test_every_sample_sees_its_own_pixels(tiny: Tiny, model: TinyForConditionalG
 @pytest.mark.parametrize("checkpointed", [True, False])
 @pytest.mark.parametrize("texts", [(), ("no video, no loss",)])
 def test_a_row_without_labels_gives_every_part_a_zero_gradient(
-    tiny: Tiny, model: TinyForConditionalGeneration, texts: tuple[str, ...], checkpointed: bool
+    tiny: Tiny, model: LongVAForConditionalGeneration, texts: tuple[str, ...], checkpointed: bool
 ) -> None:
     model.train()
     if checkpointed:
@@ -176,7 +165,7 @@ def test_a_row_without_labels_gives_every_part_a_zero_gradient(
 
 
 def test_a_row_of_words_trains_the_decoder_and_still_reaches_the_vision_tower(
-    tiny: Tiny, model: TinyForConditionalGeneration
+    tiny: Tiny, model: LongVAForConditionalGeneration
 ) -> None:
     loss_of(tiny, model, packed([words_only(tiny, "only words")])).backward()
     for part, parameters in tiny.parts(model).items():
@@ -184,23 +173,23 @@ def test_a_row_of_words_trains_the_decoder_and_still_reaches_the_vision_tower(
         assert (most > 0) == (part == "language")
 
 
-def test_the_forward_pass_is_longvas(tiny: Tiny, model: TinyForConditionalGeneration) -> None:
+def test_the_forward_pass_is_longvas(tiny: Tiny, model: LongVAForConditionalGeneration) -> None:
     sample = encoded(tiny, sample_of(), 5)
     tower, projector = model.model.vision_tower, model.model.multi_modal_projector
-    mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_MEAN, CLIP_STD))
+    mean, std = (torch.tensor(values)[:, None, None] for values in (CLIP_SCALE.mean, CLIP_SCALE.std))
     pixels = (sample.frames_TCHW / 255 - mean) / std
     features = tower(pixels, output_hidden_states=True).hidden_states[-2][:, 1:]
     features = functional.linear(features, projector.linear_1.weight, projector.linear_1.bias)
     features = functional.linear(functional.gelu(features), projector.linear_2.weight, projector.linear_2.bias)
     pooled = functional.avg_pool2d(features.transpose(1, 2).reshape(-1, 32, 4, 4), 2).flatten(2).transpose(1, 2)
     embeds = model.get_input_embeddings()(sample.input_ids).clone()
-    embeds[sample.input_ids == tiny.codec.video_id] = pooled.reshape(-1, 32)
+    embeds[sample.input_ids == tiny.config.image_token_id] = pooled.reshape(-1, 32)
     expected_LD = model.model.language_model(inputs_embeds=embeds[None], use_cache=False).last_hidden_state[0]
     assert pooled.shape == (4, 4, 32)
     assert (tiny.hidden_states(model, packed([sample])) - expected_LD).abs().max() <= 1e-5
 
 
-def test_parts_are_all_parameters_that_can_learn(tiny: Tiny, model: TinyForConditionalGeneration) -> None:
+def test_parts_are_all_parameters_that_can_learn(tiny: Tiny, model: LongVAForConditionalGeneration) -> None:
     parts = {part: dict(parameters) for part, parameters in tiny.parts(model).items()}
     assert tuple(parts) == PARTS
     assert set(parts["projector"]) == {
@@ -225,13 +214,13 @@ def test_planned_is_encoded(tiny: Tiny, answer: str, seconds: int) -> None:
     assert plan.tokens == len(out.input_ids) == len(out.labels)
     assert plan.labels == out.num_labels == len(answer.encode()) + 1
     assert plan.patches == 4 * 16
-    assert (out.input_ids == tiny.codec.video_id).sum() == 4 * 4
+    assert (out.input_ids == tiny.config.image_token_id).sum() == 4 * 4
     learnt = out.labels[out.labels != -100]
     assert tiny.codec.tokenizer.decode(learnt, clean_up_tokenization_spaces=False) == answer + "<|im_end|>"
     assert (out.position, out.kind, out.frames_TCHW.shape) == (0, "test", (4, 3, 56, 56))
 
 
-def test_cost_is_the_designs_formula(tiny: Tiny, model: TinyForConditionalGeneration) -> None:
+def test_cost_is_the_designs_formula(tiny: Tiny, model: LongVAForConditionalGeneration) -> None:
     plan = tiny.codec.plan(sample_of())
     decoder = sum(parameter.numel() for parameter in model.model.language_model.layers.parameters())
     vision = sum(
@@ -285,14 +274,14 @@ def test_weights_come_from_the_seed_alone(tiny: Tiny) -> None:
 
 
 def test_a_saved_model_is_read_back_by_transformers_and_by_the_family(
-    tiny: Tiny, model: TinyForConditionalGeneration, tmp_path: Path
+    tiny: Tiny, model: LongVAForConditionalGeneration, tmp_path: Path
 ) -> None:
     weights = model.state_dict()
     tiny.save(model, tmp_path)
     assert set(load_file(tmp_path / "model.safetensors")) == set(weights)
     read, report = AutoModelForImageTextToText.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values())
-    assert isinstance(read, TinyForConditionalGeneration)
+    assert isinstance(read, LongVAForConditionalGeneration)
     again = Tiny(TinySettings(path=str(tmp_path), max_tokens=400), VIEW)
     loaded = again.load()
     for state in (read.state_dict(), loaded.state_dict()):
@@ -310,7 +299,7 @@ def test_a_saved_model_is_read_back_by_transformers_and_by_the_family(
 
 
 def test_a_gathered_state_is_saved_in_place_of_the_models(
-    tiny: Tiny, model: TinyForConditionalGeneration, tmp_path: Path
+    tiny: Tiny, model: LongVAForConditionalGeneration, tmp_path: Path
 ) -> None:
     state = {name: weight + 1 for name, weight in model.state_dict().items()}
     tiny.save(model, tmp_path, state)
@@ -318,31 +307,33 @@ def test_a_gathered_state_is_saved_in_place_of_the_models(
     assert all(torch.equal(saved[name], state[name]) for name in state)
 
 
-def test_weights_that_do_not_fit_are_an_error(tiny: Tiny, model: TinyForConditionalGeneration, tmp_path: Path) -> None:
+def test_weights_that_do_not_fit_are_an_error(
+    tiny: Tiny, model: LongVAForConditionalGeneration, tmp_path: Path
+) -> None:
     state = {name: weight for name, weight in model.state_dict().items() if name != "lm_head.weight"}
     tiny.save(model, tmp_path, state)
-    with pytest.raises(ValueError, match=r"do not fit the model: {'missing_keys': \['lm_head.weight'\]}"):
+    with pytest.raises(ValueError, match=r"do not fit the model: missing: lm_head\.weight"):
         Tiny(TinySettings(path=str(tmp_path)), VIEW).load()
 
 
 def test_plain_transformers_refuses_a_saved_model(
-    tiny: Tiny, model: TinyForConditionalGeneration, tmp_path: Path
+    tiny: Tiny, model: LongVAForConditionalGeneration, tmp_path: Path
 ) -> None:
     tiny.save(model, tmp_path)
     program = f"from transformers import AutoModel; AutoModel.from_pretrained({str(tmp_path)!r})"
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False, timeout=120)
     assert result.returncode != 0
-    assert "vista_tiny" in result.stderr
+    assert "vista_longva" in result.stderr
 
 
-def test_generate_works_on_a_saved_model(tiny: Tiny, model: TinyForConditionalGeneration) -> None:
+def test_generate_works_on_a_saved_model(tiny: Tiny, model: LongVAForConditionalGeneration) -> None:
     sample = encoded(tiny, sample_of(), 1)
     pixels = torch.zeros(4, 3, 56, 56)
     out = model.generate(sample.input_ids[None], pixel_values=pixels, max_new_tokens=3, do_sample=False)
     assert out.shape[1] > len(sample.input_ids)
 
 
-def test_half_precision_computes(tiny: Tiny, model: TinyForConditionalGeneration) -> None:
+def test_half_precision_computes(tiny: Tiny, model: LongVAForConditionalGeneration) -> None:
     row = packed(mixed(tiny))
     exact_LD = tiny.hidden_states(model, row)
     rounded_LD = tiny.hidden_states(model.bfloat16(), row)
@@ -359,7 +350,7 @@ def test_half_precision_computes(tiny: Tiny, model: TinyForConditionalGeneration
         ({"language_width": 36}, "tiny.language_width is 36"),
         ({"language_kv_heads": 3}, "tiny.language_kv_heads is 3"),
         ({"max_tokens": 0}, "tiny.max_tokens is 0"),
-        ({"path": "nowhere"}, "tiny.path is 'nowhere'"),
+        ({"path": "nowhere"}, "family.path is 'nowhere'"),
         ({"languge_width": 8}, "no setting 'languge_width'; did you mean 'language_width'"),
     ],
 )
@@ -391,7 +382,7 @@ def test_the_default_model_is_small() -> None:
     tiny = Tiny(TinySettings(), View(frames=8, width=112, height=112))
     num = sum(parameter.numel() for parameter in trainable(tiny, tiny.load()).values())
     assert 1_000_000 < num < 3_000_000
-    assert (tiny.codec.tokens_per_frame, tiny.codec.compute.patches_per_frame) == (16, 64)
+    assert (tiny.codec.layout.tokens_per_tile, tiny.codec.layout.patches_per_tile) == (16, 64)
 
 
 def test_nothing_in_a_checkpoints_folder_is_run_or_fetched(tmp_path: Path) -> None:
@@ -403,7 +394,7 @@ def test_nothing_in_a_checkpoints_folder_is_run_or_fetched(tmp_path: Path) -> No
     read_again = load_family("tiny", {"path": str(tmp_path)}, View(width=112, height=112))
     assert read_again.load().config._attn_implementation == "sdpa"
     (tmp_path / "adapter_config.json").write_text("{}")
-    with pytest.raises(ValueError, match="holds an adapter; merge it"):
+    with pytest.raises(ValueError, match="holds an adapter; `vista-train merge`"):
         load_family("tiny", {"path": str(tmp_path)}, View(width=112, height=112))
 
 

@@ -51,7 +51,7 @@ def test_last_line_says_where_everything_is(finished: tuple[Path, str]) -> None:
 def test_checkpoint_loads_with_from_pretrained(finished: tuple[Path, str]) -> None:
     folder = finished[0] / "step-000003"
     model, report = AutoModelForImageTextToText.from_pretrained(folder, output_loading_info=True)
-    assert isinstance(model, vista_train.models.tiny.TinyForConditionalGeneration)
+    assert isinstance(model, vista_train.models.pooled_llava.LongVAForConditionalGeneration)
     assert not any(report.values()), report
     assert len(AutoTokenizer.from_pretrained(folder)) == model.config.text_config.vocab_size
 

@@ -33,14 +33,13 @@ class Compute:
     """Parameters that every patch passes: the vision tower's and the projector's."""
     vision_layers: int
     vision_width: int
-    patches_per_frame: int
     language_passes: int = 3
     """Forward passes' worth of work: 3 trained, 2 frozen but passing gradients on, 1 frozen at the bottom."""
     vision_passes: int = 3
 
-    def flops(self, tokens: int, labels: int, frames: int) -> float:
-        """FLOPs of one sample: matrix products, attention (causal in the decoder), and the head at its labels."""
-        patches = self.patches_per_frame
+    def flops(self, tokens: int, labels: int, frames: int, patches: int) -> float:
+        """FLOPs of one sample, `patches` in each of its frames: matrix products, attention (causal in the decoder, in
+        the tower inside a frame), and the head at its labels."""
         decoder = 2 * self.language_params * tokens + 2 * self.language_layers * self.language_width * tokens**2
         head = 2 * self.vocab_size * self.language_width * labels
         frame = 2 * self.vision_params * patches + 4 * self.vision_layers * self.vision_width * patches**2
@@ -51,6 +50,7 @@ class Codec(Protocol):
     """Turns samples into tokens. Frozen, picklable, without tensors: all of a family that a data worker holds."""
 
     view: View
+    compute: Compute
 
     def plan(self, sample: Sample) -> Plan:
         """Exact tokens, patches, labels and cost, from metadata alone.

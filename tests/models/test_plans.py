@@ -1,0 +1,101 @@
+"""Plan equals pixels: what is planned of a sample is what becomes of it, for every family and every augmentation."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from vista_train.augment import REGISTRY
+from vista_train.data.dataset import Composed, Ingredient, VistaDataset
+from vista_train.data.sources import ClipSource
+from vista_train.types import Encoded, Message
+from vista_train.video.composition import Clip
+
+NUM_SAMPLES = 200
+TALK = (Message("user", "What is it?"), Message("assistant", "A cat."))
+
+
+@pytest.fixture(scope="module")
+def source(world: Path) -> ClipSource:
+    return ClipSource(world / "clips.jsonl", world)
+
+
+def composed(rig: Any, source: ClipSource, name: str, max_tokens: int) -> Iterator[Composed]:
+    """Samples of one augmentation at positions 0 to 199, as the dataset makes them for the family."""
+    codec = replace(rig.family.codec, max_tokens=max_tokens)
+    augment = REGISTRY[name](**({"rows": 2, "columns": 2} if name == "video_grid" else {}))
+    dataset = VistaDataset({"world": source}, [Ingredient(augment)], codec, source.root, seed=7)
+    for position in range(NUM_SAMPLES):
+        yield dataset.planned(position)
+
+
+def encoded(rig: Any, made: Composed) -> Encoded:
+    width, height = rig.family.codec.view.canvas_of(made.sample.shown)
+    frames_TCHW = torch.zeros((len(made.plan.times), 3, height, width), dtype=torch.uint8)
+    return rig.family.codec.encode(made.sample, made.plan, frames_TCHW)
+
+
+@pytest.mark.parametrize("name", sorted(REGISTRY))
+def test_planned_tokens_are_encoded_tokens(rig: Any, source: ClipSource, name: str) -> None:
+    counts = set()
+    for made in composed(rig, source, name, max_tokens=4096):
+        plan, out = made.plan, encoded(rig, made)
+        assert (plan.tokens, plan.labels) == (len(out.input_ids), out.num_labels)
+        assert len(out.labels) == plan.tokens
+        assert plan.patches == len(plan.times) * rig.family.codec.layout.patches(
+            rig.family.codec.view.canvas_of(made.sample.shown)
+        )
+        assert out.mrope_3L is None or out.mrope_3L.shape == (3, plan.tokens)
+        counts.add(plan.tokens)
+    assert len(counts) > 5
+
+
+@pytest.mark.parametrize("seconds", [3, 10, 100])
+def test_frames_are_dropped_and_never_tokens(rig: Any, seconds: int) -> None:
+    """As many frames as fit, never one more, and all words; what is said of times is said of those that are left."""
+    codec, view = rig.family.codec, rig.family.view
+    sample = rig.sample(Clip("video.mp4", 0, seconds, 320, 240), TALK)
+    times = [view.times(Fraction(seconds), sample.shown.frame_measure, count) for count in range(1, 6)]
+    tokens = [replace(codec, view=replace(view, frames=count)).plan(sample).tokens for count in range(1, 6)]
+    words = codec.plan(sample).labels
+    for most in range(tokens[0], tokens[-1] + 2):
+        plan = replace(codec, max_tokens=most).plan(sample)
+        count = max(count for count in range(1, 6) if tokens[count - 1] <= most)
+        assert plan.times == times[count - 1]
+        assert plan.tokens == tokens[count - 1]
+        assert plan.labels == words
+    with pytest.raises(ValueError, match="leaves no room for one frame"):
+        replace(codec, max_tokens=tokens[0] - 1).plan(sample)
+
+
+def test_words_alone_have_a_plan_and_a_limit(rig: Any) -> None:
+    sample = rig.sample(None, TALK)
+    plan = rig.family.codec.plan(sample)
+    out = rig.encoded(None, TALK)
+    assert (plan.times, plan.patches, plan.tokens, plan.labels) == ((), 0, len(out.input_ids), out.num_labels)
+    assert plan.cost > 0
+    with pytest.raises(ValueError, match=f"text of {plan.tokens} tokens is longer than max_tokens"):
+        replace(rig.family.codec, max_tokens=plan.tokens - 1).plan(sample)
+
+
+def test_a_picture_is_one_frame_however_long(rig: Any) -> None:
+    for seconds in (1, 5):
+        picture = Clip("picture.png", 0, seconds, 300, 300, Fraction(1, seconds))
+        plan = rig.family.codec.plan(rig.sample(picture, TALK))
+        assert len(plan.times) == 1
+        assert rig.encoded(picture, TALK).picture
+    assert not rig.encoded(Clip("video.mp4", 0, 1, 300, 300, 2), TALK).picture
+
+
+def test_learnt_is_what_the_assistant_says(rig: Any) -> None:
+    for video in (None, Clip("video.mp4", 0, 10, 320, 240)):
+        out = rig.encoded(video)
+        said = rig.family.tokenizer.decode(out.labels[out.labels != -100])
+        end = rig.family.codec.chat.end
+        assert said.replace(" ", "") == f"Acat.{end}Adogruns.{end}"

@@ -1,0 +1,154 @@
+"""MediaCodec: samples to tokens for every family; what differs between them is a ChatFormat and a Layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+
+import torch
+from transformers import PreTrainedTokenizerBase
+
+from vista_train.models.base import Compute
+from vista_train.models.chat import IGNORED, ChatFormat, ChatTokens, Piece, tokenize
+from vista_train.types import Encoded, Message, Plan, Sample
+from vista_train.video.composition import Video
+from vista_train.video.sampling import View
+
+DUMMY = (Message("user", "."), Message("assistant", "."))
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a model is shown of a video."""
+
+    times: tuple[Fraction, ...]
+    """Seconds, one for each frame."""
+    duration: Fraction
+    """Seconds of the whole video."""
+    canvas: tuple[int, int]
+    """Width and height of a frame in pixels."""
+    picture: bool
+    """Whether it is a picture: one frame of a video that has no more."""
+
+    @classmethod
+    def of(cls, video: Video, times: Sequence[Fraction], view: View) -> Shown:
+        """A video at some times, as a view shows it."""
+        return cls(tuple(times), video.duration, view.canvas_of(video), video.frame_measure <= 1)
+
+
+class Layout:
+    """What a family makes of frames: the tokens that stand for them, and the patches that its vision tower sees."""
+
+    def media(self, shown: Shown) -> Sequence[Piece]:
+        """Tokens and words that the frames become."""
+        raise TypeError(f"{type(self).__name__} must define media(shown)")
+
+    def patches(self, canvas: tuple[int, int]) -> int:
+        """Patches of one frame: what the vision tower computes on."""
+        raise TypeError(f"{type(self).__name__} must define patches(canvas)")
+
+    def mrope(self, ids_L: torch.Tensor, shown: Shown | None) -> torch.Tensor | None:
+        """Positions [3, L] of a sample's tokens in time, height and width, for families that rotate by them."""
+        return None
+
+
+@dataclass(frozen=True)
+class MediaCodec:
+    """A family's codec: frozen, picklable, no tensors (models/base.py, Codec)."""
+
+    view: View
+    tokenizer: PreTrainedTokenizerBase = field(repr=False, compare=False)
+    chat: ChatFormat
+    layout: Layout
+    max_tokens: int
+    compute: Compute
+
+    def plan(self, sample: Sample) -> Plan:
+        """Exact tokens, patches, labels and cost; `ValueError` when the words leave no room for one frame."""
+        shown, chat = self._fitted(sample.video, sample.messages)
+        times, patches = (shown.times, self.layout.patches(shown.canvas)) if shown else ((), 0)
+        tokens = len(chat.input_ids)
+        return Plan(
+            times=times,
+            tokens=tokens,
+            patches=len(times) * patches,
+            labels=chat.num_labels,
+            cost=self.compute.flops(tokens, chat.num_labels, len(times), patches),
+        )
+
+    def encode(self, sample: Sample, plan: Plan, frames_TCHW: torch.Tensor, position: int = 0) -> Encoded:
+        """Tokens, labels and frames; `ValueError` when frames, plan and sample do not belong together."""
+        shown = None if sample.video is None else Shown.of(sample.video, plan.times, self.view)
+        width, height = shown.canvas if shown else (0, 0)
+        expected = (len(plan.times), 3, height, width)
+        if frames_TCHW.dtype != torch.uint8 or tuple(frames_TCHW.shape) != expected:
+            raise ValueError(
+                f"frames are {frames_TCHW.dtype} {list(frames_TCHW.shape)}; the plan needs torch.uint8 {list(expected)}"
+            )
+        encoded = self._encoded(sample.messages, shown, frames_TCHW, position, sample.kind)
+        if (len(encoded.input_ids), encoded.num_labels) != (plan.tokens, plan.labels):
+            raise ValueError(
+                f"the sample has {len(encoded.input_ids)} tokens and {encoded.num_labels} labels, "
+                f"its plan {plan.tokens} and {plan.labels}: it was made for another sample"
+            )
+        return encoded
+
+    def dummy(self) -> Encoded:
+        """One black frame and nothing to learn: what a row without frames shows the vision tower."""
+        width, height = self.view.canvas((1, 1), self.view.tiles)
+        shown = Shown((Fraction(0),), Fraction(1), (width, height), picture=False)
+        encoded = self._encoded(DUMMY, shown, torch.zeros((1, 3, height, width), dtype=torch.uint8), 0, "dummy")
+        return replace(encoded, labels=torch.full_like(encoded.labels, IGNORED))
+
+    def _encoded(
+        self, messages: Sequence[Message], shown: Shown | None, frames_TCHW: torch.Tensor, position: int, kind: str
+    ) -> Encoded:
+        chat = self._tokens(messages, shown)
+        ids_L = torch.tensor(chat.input_ids, dtype=torch.int64)
+        labels_L = torch.tensor(chat.labels, dtype=torch.int64)
+        picture, mrope_3L = shown is not None and shown.picture, self.layout.mrope(ids_L, shown)
+        return Encoded(position, kind, ids_L, labels_L, frames_TCHW, picture=picture, mrope_3L=mrope_3L)
+
+    def _tokens(self, messages: Sequence[Message], shown: Shown | None) -> ChatTokens:
+        if shown is None:
+            return tokenize(self.tokenizer, self.chat, messages)
+        return tokenize(self.tokenizer, self.chat, messages, self.layout.media(shown), shown.picture)
+
+    def _fitted(self, video: Video | None, messages: Sequence[Message]) -> tuple[Shown | None, ChatTokens]:
+        """The most frames that fit beside the words, and all tokens."""
+        shown = None if video is None else Shown.of(video, self._times(video), self.view)
+        chat = self._tokens(messages, shown)
+        if len(chat.input_ids) <= self.max_tokens:
+            return shown, chat
+        shows_nothing = None if shown is None else ()
+        words = len(
+            tokenize(self.tokenizer, self.chat, messages, shows_nothing, bool(shown and shown.picture)).input_ids
+        )
+        if video is None or shown is None:
+            raise ValueError(f"text of {words} tokens is longer than max_tokens, {self.max_tokens}")
+        while len(chat.input_ids) > self.max_tokens:
+            count, needed = len(shown.times), len(chat.input_ids) - words
+            if count == 1:
+                raise ValueError(
+                    f"text of {words} tokens leaves no room for one frame of {needed} tokens; "
+                    f"max_tokens is {self.max_tokens}"
+                )
+            # Tokens grow at most in proportion to frames, and two frames may share theirs: no count is passed over.
+            most = max(1, count * (self.max_tokens - words) // needed + 1)
+            shown = Shown.of(video, self._times(video, min(count - 1, most)), self.view)
+            chat = self._tokens(messages, shown)
+        return shown, chat
+
+    def _times(self, video: Video, limit: int | None = None) -> tuple[Fraction, ...]:
+        return self.view.times(video.duration, video.frame_measure, limit)
+
+
+def square_canvas(view: View, side: int, patch: int) -> int:
+    """The patches of a square frame; `ValueError` if the view's canvas is not the one square that a tower takes."""
+    if (view.width, view.height) != (side, side) or view.fit == "native" or view.tiles:
+        raise ValueError(
+            f"view.width x view.height is {view.width}x{view.height}, view.fit {view.fit!r}, view.tiles {view.tiles}; "
+            f"the checkpoint needs {side}x{side}, squash, crop or letterbox, and no tiles"
+        )
+    return (side // patch) ** 2

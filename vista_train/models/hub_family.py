@@ -1,0 +1,184 @@
+"""HubFamily: what all families have in common; each adds its classes, its layout, and how its frames go in."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from vista_train.models.attention import choose_attention, packing_kwargs
+from vista_train.models.base import PARTS, Compute
+from vista_train.models.chat import ChatFormat, takes_parts
+from vista_train.models.codec import Layout, MediaCodec
+from vista_train.models.hub import (
+    HubSettings,
+    PixelScale,
+    checkpoint_folder,
+    load_weights,
+    read_config,
+    read_scale,
+    read_tokenizer,
+    save_model,
+)
+from vista_train.types import Row
+from vista_train.video.sampling import View
+
+
+class HubFamily:
+    """A family whose checkpoints are folders as on the Hub (models/base.py, Family).
+
+    A subclass sets what stands here without a value, and writes `layout`, `media` and, where its towers have
+    parameters that no gradient reaches, `unread`.
+    """
+
+    name: str
+    settings_type: type = HubSettings
+    model_types: ClassVar[Mapping[type[PreTrainedConfig], type[PreTrainedModel]]]
+    """The model class of each configuration class that the family reads."""
+    roots: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "projector": ("model.multi_modal_projector.",),
+        "vision": ("model.vision_tower.",),
+    }
+    """Where the parts lie in the model, the first that fits counts; all else is the language model."""
+    chat: ChatFormat
+    chat_template: str
+    """The template of a checkpoint that brings none."""
+    scale: PixelScale
+    """The pixel scale of a checkpoint that names none."""
+    native_layout = False
+    """Whether the family's own model class is saved under its own names."""
+    folder: Path | None
+    """Where its checkpoint lies; None for one that is made from nothing."""
+    config: Any
+    codec: MediaCodec
+
+    def __init__(self, settings: Any, view: View) -> None:
+        self.settings, self.view = settings, view
+        self.folder = checkpoint_folder(settings.path, self.name)
+        self.config = self.read_config(self.folder)
+        tokenizer = read_tokenizer(self.folder, self.config, settings.chat_template, self.chat_template)
+        self.scale = read_scale(self.folder, self.scale)
+        self.set_up(tokenizer)
+
+    def read_config(self, folder: Path) -> PreTrainedConfig:
+        """The configuration in a checkpoint's folder."""
+        return read_config(folder, tuple(self.model_types))
+
+    def set_up(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Make the codec, now that configuration and tokenizer are known."""
+        self.tokenizer = tokenizer
+        self.config.use_cache = self.config.get_text_config().use_cache = False
+        chat = dataclasses.replace(self.chat, parts=takes_parts(tokenizer, self.chat))
+        layout = self.layout()
+        self.codec = MediaCodec(self.view, tokenizer, chat, layout, self.settings.max_tokens, self._compute())
+
+    def layout(self) -> Layout:
+        """How frames lie in the text; `ValueError` if the view does not suit the checkpoint."""
+        raise TypeError(f"{type(self).__name__} must define layout()")
+
+    def media(self, model: Any, row: Row) -> dict[str, Any]:
+        """The arguments of the model's forward pass that carry a row's frames, on the row's device."""
+        raise TypeError(f"{type(self).__name__} must define media(model, row)")
+
+    def unread(self) -> tuple[str, ...]:
+        """Patterns of the names of parameters that no gradient ever reaches."""
+        return ()
+
+    @property
+    def model_type(self) -> type[PreTrainedModel]:
+        return self.model_types[type(self.config)]
+
+    def load(self, device_type: str = "cpu", quantization: Any = None) -> Any:
+        """The model on the CPU in fp32; what no gradient reaches is frozen."""
+        options = {"dtype": torch.float32, "attn_implementation": choose_attention(device_type)}
+        if quantization is not None:
+            options["quantization_config"] = quantization
+        return self.frozen(self.weights(options))
+
+    def weights(self, options: Mapping[str, Any]) -> Any:
+        """The model as its checkpoint has it."""
+        assert self.folder is not None
+        return load_weights(self.model_type, self.folder, self.config, options)
+
+    def frozen(self, model: Any) -> Any:
+        """The model, with what no gradient reaches frozen."""
+        for name, parameter in model.named_parameters():
+            if self._is_unread(name):
+                parameter.requires_grad_(False)
+        model.generation_config.use_cache = True
+        return model
+
+    def part_of(self, name: str) -> str:
+        """The part that a parameter or module of this name belongs to."""
+        inside = f"{name}."
+        return next((part for part, roots in self.roots.items() if inside.startswith(roots)), "language")
+
+    def parts(self, model: nn.Module) -> Mapping[str, Iterator[tuple[str, nn.Parameter]]]:
+        """Every parameter by part, under its name in the model, less those that no gradient reaches."""
+        found: dict[str, list[tuple[str, nn.Parameter]]] = {part: [] for part in PARTS}
+        for name, parameter in model.named_parameters():
+            if not self._is_unread(name):
+                found[self.part_of(name)].append((name, parameter))
+        return {part: iter(entries) for part, entries in found.items()}
+
+    def hidden_states(self, model: Any, row: Row) -> torch.Tensor:
+        """The decoder's last hidden states [L, d]; every part is in their graph whatever the row holds."""
+        device = row.input_ids_1L.device
+        full = row if row.num_frames else row.followed_by(Row.packed([self.codec.dummy()]).to(device))
+        positions = full.positions_1L
+        if full.mrope_3L is not None:
+            # Transformers cuts a row into its samples by the first of four; the others rotate.
+            positions = torch.cat([positions, full.mrope_3L])[:, None]
+        output = model.model(
+            input_ids=full.input_ids_1L,
+            attention_mask=None,
+            position_ids=positions,
+            use_cache=False,
+            **self.media(model, full),
+            **packing_kwargs(full.lengths, device),
+        )
+        return output.last_hidden_state[0, : row.num_tokens]
+
+    def head(self, model: Any) -> nn.Module:
+        """The output embedding: hidden [N, d] -> logits [N, V]."""
+        return model.lm_head
+
+    def save(self, model: Any, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
+        """Write the checkpoint that `from_pretrained` reads."""
+        save_model(model, self.tokenizer, folder, self.folder, state, self.native_layout)
+
+    def vision_size(self) -> tuple[int, int]:
+        """Layers and width of the vision tower."""
+        vision = self.config.vision_config
+        return vision.num_hidden_layers, vision.hidden_size
+
+    def _is_unread(self, name: str) -> bool:
+        return any(re.match(pattern, name) for pattern in self.unread())
+
+    def _compute(self) -> Compute:
+        """Sizes for the cost of a sample, counted on a model without storage."""
+        with torch.device("meta"):
+            model = self.model_type(self.config)
+        sizes = dict.fromkeys(PARTS, 0)
+        for name, parameter in model.named_parameters():
+            part = self.part_of(name)
+            # Of the language model, its layers: the tables at either end are looked up, or counted by label.
+            if part != "language" or ".layers." in name:
+                sizes[part] += parameter.numel()
+        text = self.config.get_text_config()
+        vision_layers, vision_width = self.vision_size()
+        return Compute(
+            language_params=sizes["language"],
+            language_layers=text.num_hidden_layers,
+            language_width=text.hidden_size,
+            vocab_size=text.vocab_size,
+            vision_params=sizes["vision"] + sizes["projector"],
+            vision_layers=vision_layers,
+            vision_width=vision_width,
+        )

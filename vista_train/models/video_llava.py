@@ -1,0 +1,83 @@
+"""Video-LLaVA: every token of each frame, CLS among them, from a video tower; pictures from a tower of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
+
+from vista_train.models.base import register_family
+from vista_train.models.chat import ChatFormat, Piece
+from vista_train.models.codec import Layout, Shown, square_canvas
+from vista_train.models.hub import CLIP_SCALE
+from vista_train.models.hub_family import HubFamily
+from vista_train.models.pooled_llava import behind_layer
+from vista_train.types import Row
+
+VIDEO, IMAGE = "<video>", "<image>"
+
+
+@dataclass(frozen=True)
+class VideoLlavaLayout(Layout):
+    """Frames of patches and a CLS token; pictures of patches alone."""
+
+    patches_per_frame: int
+
+    def media(self, shown: Shown) -> Sequence[Piece]:
+        """257 tokens a frame at 224 pixels, 256 a picture."""
+        if shown.picture:
+            return ((IMAGE, self.patches_per_frame),)
+        return ((VIDEO, (self.patches_per_frame + 1) * len(shown.times)),)
+
+    def patches(self, canvas: tuple[int, int]) -> int:
+        """Patches of a frame."""
+        return self.patches_per_frame
+
+
+@register_family("video_llava")
+class VideoLlava(HubFamily):
+    """Video-LLaVA-7B in the layout of its `-hf` checkpoint.
+
+    The picture tower stays as it is, as in the original, where both do: data without pictures would never reach it.
+    """
+
+    model_types: ClassVar = {VideoLlavaConfig: VideoLlavaForConditionalGeneration}
+    roots: ClassVar = {
+        "projector": ("model.multi_modal_projector.",),
+        "vision": ("model.video_tower.", "model.image_tower."),
+    }
+    chat = ChatFormat(end="</s>", video=VIDEO, picture=IMAGE, reserved=(VIDEO, IMAGE, "</s>"))
+    chat_template = (
+        "{%- for message in messages %}"
+        "{%- if message['role'] == 'system' %}{{- message['content'] + ' ' }}"
+        "{%- elif message['role'] == 'user' %}{{- 'USER: ' + message['content'] + ' ' }}"
+        "{%- else %}{{- 'ASSISTANT: ' + message['content'] + '</s>' }}{%- endif %}"
+        "{%- endfor %}"
+        "{%- if add_generation_prompt %}{{- 'ASSISTANT:' }}{%- endif %}"
+    )
+    scale = CLIP_SCALE
+
+    def layout(self) -> VideoLlavaLayout:
+        """Frames as large as the tower was made for."""
+        vision = self.config.vision_config
+        return VideoLlavaLayout(square_canvas(self.view, vision.image_size, vision.patch_size))
+
+    def media(self, model: Any, row: Row) -> dict[str, Any]:
+        """All videos' frames as those of one long video: the towers look at each alone."""
+        shown = list(zip(row.frames, row.pictures, strict=True))
+        videos = [frames for frames, picture in shown if len(frames) and not picture]
+        pictures = [frames for frames, picture in shown if picture]
+        media = {}
+        if videos:
+            media["pixel_values_videos"] = self.scale(torch.cat(videos), model.dtype)[None]
+        if pictures:
+            media["pixel_values"] = self.scale(torch.cat(pictures), model.dtype)
+        return media
+
+    def unread(self) -> tuple[str, ...]:
+        """The picture tower, and what lies behind the second last layer of the video tower."""
+        behind = behind_layer(self.config.vision_config, r"model\.video_tower\.", self.config.vision_feature_layer)
+        return (r"model\.image_tower\.", *behind)
