@@ -13,8 +13,9 @@ from pydantic import ValidationError
 from vista_train import cli
 from vista_train.augment import REGISTRY, Augment, Plain, TemporalNeedle
 from vista_train.config import MAX_RECIPE_BYTES, load_recipe, parse_recipe, schema
+from vista_train.models.adapters import LoraSettings
 from vista_train.training.loop import LoopSettings
-from vista_train.training.optimizer import OptimizerSettings
+from vista_train.training.optimizer import OptimizerSettings, PartSettings
 from vista_train.video.sampling import View
 
 
@@ -73,6 +74,8 @@ def test_an_empty_recipe_has_every_default(loaded):
             "zzz: 1",
             "zzz: unknown key; known here: output, seed, family, view, data, augment, train",
         ),
+        ("train: {language: {lora: {rr: 4}}}", "train.language.lora.rr: unknown key; did you mean 'r'?"),
+        ("train: {language: {zzz: 4}}", "train.language.zzz: unknown key; known here: lr, lora"),
         ("sed: 1\nview: {fps: x}", "view.fps is 'x'; it must be a number; sed: unknown key; did you mean 'seed'?"),
     ],
 )
@@ -85,13 +88,32 @@ def test_an_unknown_key_is_told_with_the_right_one(loaded, text, said):
     [
         ("view: {frames: 0}", "view.frames is 0; it must be at least 1"),
         ("view: {frames: 1.5}", "view.frames is 1.5; it must be a whole number"),
-        ("view: {fit: stretch}", "view.fit is 'stretch'; it must be 'letterbox', 'crop' or 'squash'"),
+        ("view: {fit: stretch}", "view.fit is 'stretch'; it must be 'letterbox', 'crop', 'squash' or 'native'"),
         ("train: {steps: 0}", "train.steps is 0; it must be at least 1"),
         ("train: {batch_samples: 0}", "train.batch_samples is 0; it must be at least 1"),
         ("train: {max_failed_share: 2}", "train.max_failed_share is 2.0; it must lie in 0..1"),
         ("train: {lr: fast}", "train.lr is 'fast'; it must be a number"),
         ("train: {lr: .nan}", "train.lr is nan; it must be a finite number"),
-        ("train: {vision: maybe}", "train.vision is 'maybe'; it must be true or false, or a number"),
+        (
+            "train: {vision: maybe}",
+            "train.vision is 'maybe'; it must be true or false, or a number, or a section with keys of its own",
+        ),
+        (
+            "train: {vision: [1]}",
+            "train.vision is a list; it must be true or false, or a number, or a section with keys of its own",
+        ),
+        ("train: {vision: -1}", "train.vision is -1.0; it must not be below 0"),
+        ("train: {vision: {lr: fast}}", "train.vision.lr is 'fast'; it must be a number"),
+        ("train: {vision: {lr: .nan}}", "train.vision.lr is nan; it must be a finite number"),
+        ("train: {vision: {lr: 0}}", "train.vision.lr is 0.0; it must be above 0 (a part is frozen by false)"),
+        ("train: {vision: {lora: true}}", "train.vision.lora is True; it must be a section with keys of its own"),
+        ("train: {vision: {lora: {r: 1.5}}}", "train.vision.lora.r is 1.5; it must be a whole number"),
+        ("train: {vision: {lora: {r: 0}}}", "train.vision.lora.r is 0; it must be at least 1"),
+        (
+            "train: {vision: {lora: {}}, language: {lora: {dropout: 0}}}",
+            "train.vision.lora.dropout is 0.05, train.language.lora.dropout is 0.0; "
+            "all parts with lora must have the same",
+        ),
         (
             "train: {vision: false, projector: false, language: 0}",
             "train.vision, train.projector and train.language are all false; nothing would train",
@@ -183,9 +205,14 @@ def test_a_list_is_replaced_whole(loaded, tmp_path):
     assert recipe.data.root == "clips"
 
 
-def test_a_base_stands_on_its_own_feet(loaded, tmp_path):
-    (tmp_path / "base.yaml").write_text("base: other.yaml")
-    with pytest.raises(ValueError, match=r"base\.yaml: base: a recipe that others build on cannot have a base itself"):
+def test_a_base_may_have_a_base_but_not_itself(loaded, tmp_path):
+    (tmp_path / "below").mkdir()
+    (tmp_path / "base.yaml").write_text("base: below/lowest.yaml\nseed: 5\ntrain: {steps: 5}")
+    (tmp_path / "below" / "lowest.yaml").write_text("seed: 4\ntrain: {steps: 4, lr: 0.5}\nview: {frames: 3}")
+    recipe = loaded("base: base.yaml\ntrain: {steps: 6}")
+    assert (recipe.seed, recipe.train.steps, recipe.train.lr, recipe.view.frames) == (5, 6, 0.5, 3)
+    (tmp_path / "below" / "lowest.yaml").write_text("base: ../base.yaml")
+    with pytest.raises(ValueError, match=r"base\.yaml: base: a recipe cannot build on itself"):
         loaded("base: base.yaml")
     with pytest.raises(ValueError, match=r"gone\.yaml: there is no such recipe"):
         loaded("base: gone.yaml")
@@ -233,6 +260,31 @@ def test_a_part_is_trained_frozen_or_has_a_rate_of_its_own(loaded, value, rate):
     assert loaded("train: {lr: 1e-4}").train.lr == 1e-4
 
 
+@pytest.mark.parametrize(
+    ("text", "part"),
+    [
+        ("{}", PartSettings()),
+        ("{lr: 1e-7}", PartSettings(lr=1e-7)),
+        ("{lora: }", PartSettings(lora=LoraSettings())),
+        ("{lora: {}}", PartSettings(lora=LoraSettings())),
+        (
+            "{lr: 1.0e-7, lora: {r: 8, alpha: 4, dropout: 1e-1, dora: true, quantize: true}}",
+            PartSettings(1e-7, LoraSettings(8, 4.0, 0.1, True, True)),
+        ),
+    ],
+)
+def test_a_part_may_be_a_section(loaded, text, part):
+    recipe = loaded(f"train: {{language: {text}}}")
+    assert recipe.make_optimizer().language == part
+    assert loaded(recipe.to_yaml()).make_optimizer().language == part
+
+
+def test_an_override_reaches_into_a_part(loaded):
+    settings = loaded("train: {language: {lora: {r: 4}}}", "train.language.lora.r=8", "train.language.lr=1e-5")
+    assert settings.make_optimizer().language == PartSettings(1e-5, LoraSettings(r=8))
+    assert loaded("train: {language: {lora: {r: 4}}}", "train.language=false").make_optimizer().rate("language") == 0
+
+
 def test_a_bare_section_is_the_section_with_its_defaults(loaded):
     recipe = loaded("view:\ntrain:\naugment:\n  temporal_needle:\n  plain: {weight: 3}\n")
     assert recipe.make_view() == View()
@@ -259,7 +311,7 @@ augment:
   temporal_needle: {weight: 2, max_needle_seconds: 1e1, sources: {haystack: [a], needle: [other]}}
   spatial_needle: {needle_scale: [0.2, 0.3]}
   video_grid:
-train: {steps: 5, vision: false, projector: 2e-5, betas: [0.9, 0.95]}
+train: {steps: 5, vision: false, projector: 2e-5, language: {lr: 1e-7, lora: {r: 8}}, betas: [0.9, 0.95]}
 """
 
 
@@ -336,6 +388,6 @@ def test_an_augmentation_without_source_code_is_a_key_without_help(augmentations
 def test_the_family_takes_a_checkpoint_in_place_of_the_recipes(loaded, tmp_path):
     recipe = loaded("family: {vision_width: 32, language_width: 64}\nview: {width: 56, height: 56}")
     assert recipe.make_family().settings.path is None
-    with pytest.raises(ValueError, match=r"tiny\.path is '.*'; it must be a folder with a config\.json"):
+    with pytest.raises(ValueError, match=r"family\.path is '.*'; it must be a folder with a config\.json"):
         recipe.make_family(str(tmp_path))
     assert Path(recipe.output) == Path("out/run")

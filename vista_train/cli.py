@@ -6,9 +6,11 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vista_train.config import schema
 from vista_train.data.sources import check
+from vista_train.merge import DTYPES, LAYOUTS, merge
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -22,11 +24,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     checking.add_argument(
         "--cache", help="where indexes are kept (default: $VISTA_TRAIN_CACHE or ~/.cache/vista_train)"
     )
+    merging = commands.add_parser("merge", help="make a plain checkpoint of one that a run wrote, adapters and all")
+    merging.add_argument("checkpoint", type=Path, help="a folder step-* with its recipe.yaml")
+    merging.add_argument("out", type=Path, help="the folder to write; it must be empty or not there")
+    merging.add_argument("--dtype", choices=DTYPES, help="of the weights (default: the base checkpoint's, or float32)")
+    merging.add_argument(
+        "--layout", choices=LAYOUTS, default="hub", help="the Hub's, or the one the model was published in"
+    )
     arguments = parser.parse_args(argv)
     if arguments.command == "schema":
         print(json.dumps(schema(), indent=2))
         return 0
     try:
+        if arguments.command == "merge":
+            merge(arguments.checkpoint, arguments.out, arguments.dtype, arguments.layout)
+            print(f"checkpoint {arguments.out}")
+            return 0
         source = check(arguments.manifest, arguments.root, arguments.cache)
     except ValueError as error:
         print(f"vista_train: {error}", file=sys.stderr)

@@ -1,7 +1,7 @@
 """Recipe: everything a run is made of, as strict frozen models built from the rooms' own dataclasses.
 
-A recipe is YAML: one file, at most one `base:` file it builds on, and `key=value` overrides. An unknown key is an
-error that names the nearest right one. No other module reads YAML.
+A recipe is YAML: one file, the `base:` file it builds on (which may have one too), and `key=value` overrides. An
+unknown key is an error that names the nearest right one. No other module reads YAML.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from vista_train.augment import REGISTRY
 from vista_train.data.dataset import Ingredient, VistaDataset
 from vista_train.data.rows import RowBudget
 from vista_train.data.sources import ClipSource
-from vista_train.models.base import Codec, Family, family, load_family
-from vista_train.sections import Mix, Strict, build, explained, field_help, model_of, shown
+from vista_train.models.adapters import LoraSettings
+from vista_train.models.base import PARTS, Codec, Family, family, load_family
+from vista_train.sections import Mix, Parts, Strict, build, explained, field_help, model_of, shown
 from vista_train.training.optimizer import OptimizerSettings
 from vista_train.training.settings import LoopSettings
 from vista_train.types import Failure
@@ -64,7 +65,7 @@ SOURCES: tuple[Any, Any] = (
     Field({}, description="The manifests that each role draws from, by role; default, all of them."),
 )
 ViewSection = model_of("ViewSection", View)
-TrainSection = model_of("TrainSection", LoopSettings, RowBudget, OptimizerSettings, without=("budget",))
+TrainSection = model_of("TrainSection", LoopSettings, RowBudget, OptimizerSettings, without=("budget",), base=Parts)
 
 
 class Recipe(Strict):
@@ -96,9 +97,17 @@ class Recipe(Strict):
         return build(family(self.family.name).settings_type, self.family)
 
     def make_family(self, path: str | None = None) -> Family:
-        """The family with its settings; `path` puts a checkpoint's weights in place of the recipe's."""
+        """The family with its settings; `path` puts a checkpoint's weights in place of the recipe's.
+
+        A sample's cost is that of what `train` trains.
+        """
         settings = dataclasses.replace(self.make_settings(), path=path) if path else self.make_settings()
-        return load_family(self.family.name, settings, self.make_view())
+        chosen = load_family(self.family.name, settings, self.make_view())
+        language, vision = self.make_optimizer().passes
+        codec: Any = chosen.codec
+        compute = dataclasses.replace(codec.compute, language_passes=language, vision_passes=vision)
+        chosen.codec = dataclasses.replace(codec, compute=compute)
+        return chosen
 
     def make_loop(self) -> LoopSettings:
         """How long to train, and how large rows are."""
@@ -144,6 +153,13 @@ class Recipe(Strict):
                 raise ValueError(
                     f"family.{key} is {asked!r}, but {folder} was trained with {value!r}; choose another output"
                 )
+        now, then = self.make_optimizer().loras, before.make_optimizer().loras
+        for part in PARTS:
+            asked, value = _shape_told(now.get(part)), _shape_told(then.get(part))
+            if asked != value:
+                raise ValueError(
+                    f"train.{part}.lora is {asked}, but {folder} was trained with {value}; choose another output"
+                )
 
     def to_yaml(self) -> str:
         """The resolved recipe: every key with its value, as it can be loaded again."""
@@ -178,15 +194,8 @@ def recipe_model(family_name: str = "tiny") -> type[Recipe]:
 
 
 def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe, its `base:` and `key=value` overrides; `ValueError` names the key, the value, and the way out."""
-    data = _read(Path(path))
-    name = data.pop("base", None)
-    if name is not None:
-        base = Path(path).parent / str(name)
-        below = _read(base)
-        if "base" in below:
-            raise ValueError(f"{base}: base: a recipe that others build on cannot have a base itself")
-        data = _merged(below, data)
+    """Read a recipe, its `base:`s and `key=value` overrides; `ValueError` names the key, the value, and the way out."""
+    data = _with_bases(Path(path))
     for override in overrides:
         _override(data, override)
     return parse_recipe(data, str(path))
@@ -219,6 +228,20 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
 def schema() -> dict[str, Any]:
     """The JSON schema of a recipe."""
     return recipe_model().model_json_schema()
+
+
+def _shape_told(lora: LoraSettings | None) -> str:
+    return "none" if lora is None else ", ".join(f"{key} {value}" for key, value in lora.shape.items())
+
+
+def _with_bases(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
+    """A recipe's data, laid over that of the recipe it builds on; `above` are those that build on it."""
+    if path.resolve() in above:
+        raise ValueError(f"{path}: base: a recipe cannot build on itself")
+    data = _read(path)
+    name = data.pop("base", None)
+    below = {} if name is None else _with_bases(path.parent / str(name), (*above, path.resolve()))
+    return _merged(below, data)
 
 
 def _read(path: Path) -> dict[str, Any]:

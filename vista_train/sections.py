@@ -8,6 +8,7 @@ import difflib
 import inspect
 import reprlib
 import textwrap
+import types
 import typing
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
@@ -22,6 +23,7 @@ WANTED = {
     "tuple": "a list",
     "dict": "a section with keys of its own",
     "model": "a section with keys of its own",
+    "dataclass": "a section with keys of its own",
 }
 """What must stand in a recipe, by the first word of pydantic's name for the fault."""
 
@@ -45,6 +47,19 @@ class Mix(Strict):
     @classmethod
     def _named(cls, data: Any) -> Any:
         return {key: value or {} for key, value in data.items()} if isinstance(data, Mapping) else data
+
+
+class Parts(Strict):
+    """Parts of a model, each of which may be a section with an optional one inside."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _lora_if_bare(cls, data: Any) -> Any:
+        """`lora` with nothing behind it is the section with its defaults, not none: that would train all weights."""
+        if not isinstance(data, Mapping):
+            return data
+        bare = {key for key, value in data.items() if isinstance(value, Mapping) and value.get("lora", 0) is None}
+        return {key: {**value, "lora": {}} if key in bare else value for key, value in data.items()}
 
 
 def field_help(kind: type) -> dict[str, str]:
@@ -79,13 +94,15 @@ def fields_of(kind: type, without: Iterable[str] = ()) -> dict[str, Any]:
     return fields
 
 
-def model_of(title: str, /, *kinds: type, without: Iterable[str] = (), **more: Any) -> type[Strict]:
+def model_of(
+    title: str, /, *kinds: type, without: Iterable[str] = (), base: type[Strict] = Strict, **more: Any
+) -> type[Strict]:
     """A strict model with the fields of the dataclasses, and `more`."""
     fields: dict[str, Any] = {}
     for kind in kinds:
         fields |= fields_of(kind, without)
     doc = " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0] for kind in kinds)
-    return create_model(title, __base__=Strict, __doc__=doc, **(fields | more))
+    return create_model(title, __base__=base, __doc__=doc, **(fields | more))
 
 
 def build(kind: type, settings: BaseModel, **more: Any) -> Any:
@@ -98,9 +115,7 @@ def explained(error: ValidationError, model: type[BaseModel]) -> str:
     """Every fault of a recipe as `key is value; it must be ...`, unknown keys with the nearest right one."""
     faults: dict[tuple[int | str, ...], list[Any]] = {}
     for fault in error.errors():
-        # A key that may be true, false or a number has a fault for either reading.
-        place = tuple(step for step in fault["loc"] if step not in ("bool", "float"))
-        faults.setdefault(place, []).append(fault)
+        faults.setdefault(_place(fault["loc"], model), []).append(fault)
     # An entry that is wrong inside counts as missing in its list as well: telling it once is enough.
     inner = [at for at in faults if not any(other != at and other[: len(at)] == at for other in faults)]
     return "; ".join(_told(place, faults[place], model) for place in inner)
@@ -108,7 +123,11 @@ def explained(error: ValidationError, model: type[BaseModel]) -> str:
 
 def _told(place: tuple[int | str, ...], faults: Sequence[Any], model: type[BaseModel]) -> str:
     key, first = ".".join(map(str, place)), faults[0]
-    if first["type"] == "extra_forbidden":
+    for fault in faults:
+        if fault["type"] == "value_error":
+            # A dataclass inside a section says which of its own keys is wrong.
+            return f"{key}.{fault['ctx']['error']}"
+    if first["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
         known = _known_keys(model, place[:-1])
         near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.5)
         if len(place) == 1:
@@ -129,15 +148,34 @@ def shown(value: Any) -> str:
     return kinds.get(type(value)) or reprlib.repr(value)
 
 
+def _place(loc: Sequence[int | str], model: type[BaseModel]) -> tuple[int | str, ...]:
+    """Where in a recipe a fault is. A value of several types has a fault for each, whose name pydantic puts behind."""
+    kind: Any = model
+    place: list[int | str] = []
+    for step in loc:
+        is_union = typing.get_origin(kind) in (typing.Union, types.UnionType)
+        if is_union and step in [entry.__name__ for entry in typing.get_args(kind)]:
+            continue
+        place.append(step)
+        kind = kind if isinstance(step, int) else _keys(kind).get(step)
+    return tuple(place)
+
+
 def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> list[str]:
     """The keys that are allowed in the section at `path`."""
     kind: Any = model
     for step in path:
-        if isinstance(step, int):
-            continue
-        inside = kind.model_fields[step].annotation
-        models = [inside, *typing.get_args(inside)]
-        kind = next((entry for entry in models if isinstance(entry, type) and issubclass(entry, BaseModel)), None)
-        if kind is None:
-            return []
-    return list(kind.model_fields)
+        kind = kind if isinstance(step, int) else _keys(kind).get(str(step))
+    return list(_keys(kind))
+
+
+def _keys(kind: Any) -> dict[str, Any]:
+    """The keys of a section and the types of their values; none where it is no section."""
+    found: dict[str, Any] = {}
+    for entry in (kind, *typing.get_args(kind)):
+        if isinstance(entry, type) and issubclass(entry, BaseModel):
+            found |= {name: field.annotation for name, field in entry.model_fields.items()}
+        elif isinstance(entry, type) and dataclasses.is_dataclass(entry):
+            hints = typing.get_type_hints(entry)
+            found |= {field.name: hints[field.name] for field in dataclasses.fields(entry)}
+    return found

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vista_train.config import Recipe, load_recipe
+from vista_train.models.adapters import holds_adapter
 from vista_train.training import checkpoint
 from vista_train.training.loop import RunStoppedError, Trainer, known_failures, make_accelerator, shut_down
 from vista_train.video.decode import MediaError
@@ -23,7 +24,8 @@ def train(recipe: Recipe) -> Trainer:
     newest = done[-1] if done else None
     if newest:
         recipe.check_continues(load_recipe(newest / "recipe.yaml"), newest)
-    family = recipe.make_family(str(newest) if newest else None)
+    # An adapter stands beside the recipe's own weights; any other checkpoint takes their place.
+    family = recipe.make_family(str(newest) if newest and not holds_adapter(newest) else None)
     with accelerator.main_process_first():
         dataset = recipe.make_dataset(family.codec, known_failures(output, newest))
     trainer = Trainer(

@@ -17,6 +17,7 @@ from torch import nn
 from vista_train.data import ledger
 from vista_train.data.dataset import VistaDataset
 from vista_train.data.rows import RowPlan, RowPlanner, row_loader
+from vista_train.models.adapters import load_tuned, save_adapter
 from vista_train.models.attention import describe_attention
 from vista_train.models.base import Family
 from vista_train.training import checkpoint
@@ -83,13 +84,15 @@ class Trainer:
         self._check_world()
         # Dropout is the one draw that no position decides: each rank has a stream of its own, the same in every run.
         torch.manual_seed(seed * MAX_RANKS + self.accelerator.process_index)
-        model: Any = family.load(self.accelerator.device.type)
-        self.model = model
+        loras, full, device = self.settings.loras, self.settings.full, self.accelerator.device
+        self.model = load_tuned(family, loras, full, device.type, seed, resume_from)
         if self.loop.gradient_checkpointing:
             self.model.gradient_checkpointing_enable()
         self.model.train()
         groups = trainable_groups(family.parts(self.model), self.settings)
-        self.model.to(self.accelerator.device)
+        if not any(lora.quantize for lora in loras.values()):
+            # Quantized weights were loaded onto the GPU; not every bitsandbytes can move them.
+            self.model.to(device)
         self.trainable = [parameter for group in groups for parameter in group["params"]]
         self.module, self.optimizer = self.accelerator.prepare(
             StepModule(family, self.model), adamw(groups, self.settings)
@@ -112,7 +115,7 @@ class Trainer:
         """
         counts = self._summed(
             [sum(row.num_labels for row in rows), sum(row.num_tokens for row in rows),
-             sum(len(row.frames_TCHW) for row in rows)]
+             sum(row.num_frames for row in rows)]
         )  # fmt: skip
         labels = int(counts[0])
         share = rate_share(self.step_number, self.num_steps, self.settings)
@@ -216,11 +219,8 @@ class Trainer:
         assert self.dataset is not None
         rows = planner.rows(self.step_number) if self.step_number < self.num_steps else []
         accelerator, first = self.accelerator, rows[0] if rows else None
-        parts = {part: sum(p.numel() for _, p in named) for part, named in self.family.parts(self.model).items()}
-        sizes = ", ".join(
-            f"{part} {count / 1e6:.2f} M{'' if self.settings.rate(part) else ' (frozen)'}"
-            for part, count in parts.items()
-        )
+        parts = {part: [p for _, p in named] for part, named in self.family.parts(self.model).items()}
+        sizes = ", ".join(f"{part} {_sizes_told(members)}" for part, members in parts.items())
         mix = ", ".join(f"{item.augment.name} {item.weight:g}" for item in self.dataset.mix)
         clips = sum(len(source) for source in self.dataset.sources.values())
         attention = describe_attention(self.model.config._attn_implementation)
@@ -312,12 +312,15 @@ class Trainer:
         return [value for part in joined for value in part]
 
     def _save_model(self, folder: Path) -> None:
-        self.family.save(self.model, folder)
+        if self.settings.loras:
+            save_adapter(self.model, self.family, folder, self.settings.full)
+        else:
+            self.family.save(self.model, folder)
         if self.recipe_text:
             (folder / "recipe.yaml").write_text(self.recipe_text, encoding="utf-8")
 
     def _resume(self, folder: Path) -> None:
-        """Take up a run where a checkpoint left it; the family has loaded its weights already."""
+        """Take up a run where a checkpoint left it; its weights are loaded already."""
         assert self.dataset is not None, "resuming needs a dataset, whose plan is compared"
         state = checkpoint.read_state(folder)
         if state.batch_samples != self.loop.budget.batch_samples:
@@ -342,6 +345,14 @@ class Trainer:
                 f"train.expected_world is {expected}, but {found} process{'es' * (found > 1)} run; on a CPU, "
                 f"`accelerate launch` starts several only with ACCELERATE_USE_CPU=1 and --multi_gpu (see README)"
             )
+
+
+def _sizes_told(parameters: Sequence[nn.Parameter]) -> str:
+    """How many parameters there are, and how many of them train."""
+    total = sum(parameter.numel() for parameter in parameters)
+    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
+    some = f" ({trained / 1e6:.2f} M of them train)" if trained else " (frozen)"
+    return f"{total / 1e6:.2f} M{'' if trained == total else some}"
 
 
 def make_accelerator() -> Accelerator:

@@ -5,12 +5,31 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
 
+from vista_train.models.adapters import LoraSettings, check_agree, is_adapter
+from vista_train.models.base import PARTS
+
 NamedParameters = Iterable[tuple[str, nn.Parameter]]
+
+
+@dataclass(frozen=True)
+class PartSettings:
+    """How one part is trained: at a rate of its own, in full or by adapters."""
+
+    lr: float | None = None
+    """Its peak learning rate; default, that of `train`."""
+    lora: LoraSettings | None = None
+    """Train adapters beside its weights; default, the weights themselves."""
+
+    __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
+
+    def __post_init__(self) -> None:
+        if self.lr is not None and self.lr <= 0:
+            raise ValueError(f"lr is {self.lr}; it must be above 0 (a part is frozen by false)")
 
 
 @dataclass(frozen=True)
@@ -19,12 +38,12 @@ class OptimizerSettings:
 
     lr: float = 1e-4
     """Peak learning rate of every part that does not set its own."""
-    vision: bool | float = True
-    """Train the vision tower: true at `lr`, a number at that rate, false to freeze it."""
-    projector: bool | float = True
-    """Train the projector: true, a rate of its own, or false."""
-    language: bool | float = True
-    """Train the language model: true, a rate of its own, or false."""
+    vision: bool | float | PartSettings = True
+    """Train the vision tower: true at `lr`, a number at that rate, false to freeze it, or {lr: ..., lora: {...}}."""
+    projector: bool | float | PartSettings = True
+    """Train the projector: true, a rate of its own, false, or a section."""
+    language: bool | float | PartSettings = True
+    """Train the language model: true, a rate of its own, false, or a section."""
     betas: tuple[float, float] = (0.9, 0.999)
     """Decay of the first and second moment."""
     weight_decay: float = 0.01
@@ -38,8 +57,9 @@ class OptimizerSettings:
 
     def __post_init__(self) -> None:
         for name in ("lr", "vision", "projector", "language", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise ValueError(f"train.{name} is {getattr(self, name)}; it must not be below 0")
+            value = getattr(self, name)
+            if not isinstance(value, PartSettings) and value < 0:
+                raise ValueError(f"train.{name} is {value}; it must not be below 0")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"train.betas are {self.betas}; both must be at least 0 and below 1")
         if self.clip_norm <= 0:
@@ -47,27 +67,52 @@ class OptimizerSettings:
         for name in ("warmup_share", "final_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must lie in 0..1")
-        if not any(self.rate(part) for part in ("vision", "projector", "language")):
+        check_agree(self.loras)
+        if not any(self.rate(part) for part in PARTS):
             raise ValueError("train.vision, train.projector and train.language are all false; nothing would train")
 
     def rate(self, part: str) -> float:
         """The peak learning rate of a part; 0 if it is frozen."""
         asked = getattr(self, part)
+        if isinstance(asked, PartSettings):
+            return self.lr if asked.lr is None else asked.lr
         return self.lr if asked is True else float(asked)
+
+    @property
+    def loras(self) -> dict[str, LoraSettings]:
+        """The adapters of the parts that have some."""
+        asked = {part: getattr(self, part) for part in PARTS if self.rate(part)}
+        return {part: a.lora for part, a in asked.items() if isinstance(a, PartSettings) and a.lora is not None}
+
+    @property
+    def full(self) -> tuple[str, ...]:
+        """The parts whose own weights train."""
+        return tuple(part for part in PARTS if self.rate(part) and part not in self.loras)
+
+    @property
+    def passes(self) -> tuple[int, int]:
+        """Forward passes' worth of work on the language model and on the vision tower (models/base.py, Compute)."""
+        language, vision = (
+            3 if part in self.full else 2 if part in self.loras else 1 for part in ("language", "vision")
+        )
+        # Something trains: if it is not the language model, it lies below, and gradients pass.
+        return max(2, language), vision
 
 
 def trainable_groups(parts: Mapping[str, NamedParameters], settings: OptimizerSettings) -> list[dict[str, Any]]:
-    """Freeze what does not train, and group the rest by part and weight decay.
+    """Freeze what does not train (beside adapters, their part's own weights), and group the rest by part and decay.
 
     Each group has `params`, their `names`, `peak_lr` and `weight_decay`.
     """
     groups: list[dict[str, Any]] = []
     for part, named in parts.items():
-        rate = settings.rate(part)
+        rate, adapters_alone = settings.rate(part), part in settings.loras
         by_decay: dict[float, list[tuple[str, nn.Parameter]]] = {settings.weight_decay: [], 0.0: []}
         for name, parameter in named:
-            parameter.requires_grad_(rate > 0)
-            by_decay[settings.weight_decay if parameter.ndim > 1 else 0.0].append((name, parameter))
+            trains = rate > 0 and (is_adapter(name) or not adapters_alone)
+            parameter.requires_grad_(trains)
+            if trains:
+                by_decay[settings.weight_decay if parameter.ndim > 1 else 0.0].append((name, parameter))
         if rate:
             groups += [
                 {
