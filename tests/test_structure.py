@@ -35,11 +35,13 @@ LEVELS = {
     "config": 6,
     "train": 7,
     "preview": 7,
-    "cli": 7,
+    "merge": 7,
+    "cli": 8,
 }
 """A module imports from rooms of a lower level, and from its own."""
 CONFINED = {
     "transformers": ("models/",),
+    "peft": ("models/",),
     "av": ("video/decode/",),
     "decord": ("video/decode/",),
     "torchcodec": ("video/decode/",),
