@@ -134,3 +134,17 @@ def test_the_codec_travels_to_workers(rig: Any) -> None:
     sample = rig.sample(VIDEO)
     assert copied.plan(sample) == codec.plan(sample)
     assert len(pickle.dumps(codec)) < 30_000
+
+
+def test_the_vision_tower_is_not_told_where_samples_end(rig: Any, model: Any) -> None:
+    """The bounds of samples in a row mean nothing to a tower, whose kernels for packed rows would cut by them."""
+    told: set[str] = set()
+
+    def listen(module: torch.nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
+        told.update(kwargs)
+
+    for name, module in model.named_modules():
+        if name and rig.family.part_of(name) in ("vision", "projector"):
+            module.register_forward_pre_hook(listen, with_kwargs=True)
+    rig.hidden(model, rig.mixed())
+    assert not told & {"cu_seq_lens_q", "cu_seq_lens_k", "max_length_q", "max_length_k"}

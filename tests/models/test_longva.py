@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,8 +20,10 @@ from transformers import AutoModelForImageTextToText
 from vista_train.models import load_family
 from vista_train.models.longva import LongVA
 from vista_train.models.longva_published import write_published
+from vista_train.models.pooled_llava import tiles_of
 from vista_train.types import Message, Row, Sample
 from vista_train.video.composition import Clip
+from vista_train.video.geometry import Box
 from vista_train.video.sampling import View
 
 VIEW = View(frames=4, width=56, height=56, fit="squash", min_pixels=2)
@@ -220,7 +223,6 @@ def test_a_grid_is_seen_at_its_own_resolution_by_a_token_budget(published: Path)
     """1920x1080 on 336-pixel tiles: a cell of 8x8 keeps nearly all of its 240 pixels, instead of 42."""
     view = View(frames=4, width=336, height=336, tiles=72, min_pixels=14)
     assert view.canvas((1920, 1080), 4) == (6 * 336, 3 * 336)
-    from vista_train.video.geometry import Box
 
     cell = view.pixels((1920, 1080), Box(0, 0, "1/8", "1/8"), 4)
     assert cell.width == 224
@@ -233,7 +235,6 @@ def test_frames_that_are_dropped_leave_the_others_their_tiles(published: Path) -
     most = family.codec.plan(sample)
     assert (len(most.times), most.patches) == (4, 4 * 2 * 16)
     words = most.tokens - 4 * 8
-    from dataclasses import replace
 
     for room in range(8, 34):
         plan = replace(family.codec, max_tokens=words + room).plan(sample)
@@ -258,3 +259,16 @@ def test_generating_works_on_what_is_saved(published: Path, tmp_path: Path) -> N
     pixels = family.scale(frames, torch.float32)
     out = model.generate(encoded.input_ids[None], pixel_values=pixels, max_new_tokens=3, do_sample=False)
     assert out.shape[1] > len(encoded.input_ids)
+
+
+def test_tiles_lie_row_by_row(published: Path) -> None:
+    """Four tiles, two by two: the tokens of a frame come top left, top right, bottom left, bottom right."""
+    square = longva(published, View(frames=1, width=56, height=56, tiles=4, fit="squash", min_pixels=2))
+    clip = Clip("square.mp4", 0, 10, 112, 112)
+    sample = Sample(clip, TALK, (), "made")
+    assert square.view.canvas_of(clip) == (112, 112)
+    frame_CHW = torch.randint(256, (3, 112, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    tiled = square.codec.encode(sample, square.codec.plan(sample), frame_CHW[None])
+    tiles = tiles_of(Row.packed([tiled]), 56)
+    quarters = [frame_CHW[:, top : top + 56, left : left + 56] for top in (0, 56) for left in (0, 56)]
+    assert torch.equal(tiles, torch.stack(quarters))

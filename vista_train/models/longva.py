@@ -64,8 +64,8 @@ class LongVA(HubFamily):
         return model
 
     def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """Pixels of all tiles."""
-        return pooled_media(row, self.config.vision_config.image_size, self.scale, model.dtype)
+        """The features of all tiles."""
+        return pooled_media(model, row, self.scale)
 
     def unread(self) -> tuple[str, ...]:
         """What lies behind the second last vision layer."""

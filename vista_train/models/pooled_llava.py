@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -105,10 +106,19 @@ def tile_layout(config: LongVAConfig, token: str, view: View) -> TileLayout:
     return TileLayout(token, (side // patch // config.spatial_pool_stride) ** 2, patches, side)
 
 
-def pooled_media(row: Row, side: int, scale: PixelScale, dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """All frames of a row as the model takes them: cut into tiles [N, 3, side, side], frame by frame, row by row."""
+def tiles_of(row: Row, side: int) -> torch.Tensor:
+    """All frames of a row cut into tiles [N, 3, side, side], frame by frame, row by row of each."""
     cut = [rearrange(f, "t c (r h) (q w) -> (t r q) c h w", h=side, w=side) for f in row.frames if len(f)]
-    return {"pixel_values": scale(torch.cat(cut), dtype)}
+    return torch.cat(cut)
+
+
+def pooled_media(model: LongVAForConditionalGeneration, row: Row, scale: PixelScale) -> dict[str, Any]:
+    """The features of all tiles of a row's frames.
+
+    Left to its forward pass, Llava would tell the tower where samples end, and kernels for packed rows would cut there.
+    """
+    pixels = scale(tiles_of(row, model.config.vision_config.image_size), model.dtype)
+    return {"mm_encoder_outputs": {"image": model.model.get_image_features(pixels)}}
 
 
 def pooled_unread(config: LongVAConfig) -> tuple[str, ...]:

@@ -1,0 +1,223 @@
+"""Bugs in families, chat and adapters."""
+
+from __future__ import annotations
+
+from planted import Mutant
+
+MUTANTS = (
+    Mutant(
+        "cross_sample_attention",
+        "vista_train/models/hub_family.py",
+        "            use_cache=False,\n            **self.media",
+        "            use_cache=True,\n            **self.media",
+        "tests/training/test_step.py::test_packed_equals_one_sample_a_row",
+    ),
+    Mutant(
+        "positions_not_restarting",
+        "vista_train/types.py",
+        "torch.cat([empty, *(torch.arange(length) for length in lengths)])",
+        "torch.arange(sum(lengths))",
+        "tests/training/test_step.py::test_packed_equals_one_sample_a_row",
+    ),
+    Mutant(
+        "losses_untold",
+        "vista_train/types.py",
+        "tuple(failure for sample in samples for failure in sample.failures)",
+        "()",
+        "tests/data/test_collate.py::test_a_lost_sample_leaves_only_its_failures",
+    ),
+    Mutant(
+        "special_tokens_in_user_text",
+        "vista_train/models/chat.py",
+        "ids = self._piece(text, split_special_tokens=True)",
+        "ids = self._piece(text, split_special_tokens=False)",
+        "tests/models/test_chat.py",
+    ),
+    Mutant(
+        "end_token_not_learnt",
+        "vista_train/models/chat.py",
+        "labels[first : last + 1] = writer.ids[first : last + 1]",
+        "labels[first:last] = writer.ids[first:last]",
+        "tests/models/test_chat.py",
+    ),
+    Mutant(
+        "frames_not_dropped_but_counted",
+        "vista_train/models/codec.py",
+        "self._times(video, min(count - 1, most))",
+        "self._times(video, min(count - 1, most))[:1]",
+        "tests/models/test_plans.py::test_frames_are_dropped_and_never_tokens",
+    ),
+    Mutant(
+        "rank_without_frames_skips_the_vision_tower",
+        "vista_train/models/hub_family.py",
+        "        device = row.input_ids_1L.device\n",
+        "        device = row.input_ids_1L.device\n"
+        "        if not row.num_frames:\n"
+        "            return model.get_input_embeddings()(row.input_ids_1L)[0]\n",
+        "tests/models/test_families.py::test_a_row_without_frames_reaches_every_part",
+    ),
+    Mutant(
+        "pooling_before_the_projector",
+        "vista_train/models/pooled_llava.py",
+        "        projected_TPD = super().forward(image_features)",
+        "        side = math.isqrt(image_features.shape[1])\n"
+        "        pooled = functional.avg_pool2d(image_features.transpose(1, 2).unflatten(2, (side, side)), 2)\n"
+        "        return super().forward(pooled.flatten(2).transpose(1, 2))\n"
+        "        projected_TPD = super().forward(image_features)",
+        "tests/models/test_tiny.py::test_the_forward_pass_is_longvas",
+    ),
+    Mutant(
+        "kernel_named_by_a_checkpoint",
+        "vista_train/models/hub.py",
+        "        part._attn_implementation = kernel\n",
+        "        pass\n",
+        "tests/models/test_checkpoints.py::test_a_kernel_that_a_checkpoint_names_is_not_fetched",
+    ),
+    Mutant(
+        "mask_beside_positions",
+        "vista_train/models/hub_family.py",
+        "            attention_mask=None,\n",
+        "            attention_mask=torch.ones_like(full.input_ids_1L),\n",
+        "tests/models/test_families.py::test_packed_is_separate",
+    ),
+    Mutant(
+        "three_rows_of_mrope",
+        "vista_train/models/hub_family.py",
+        "torch.cat([positions, full.mrope_3L])[:, None]",
+        "full.mrope_3L[:, None]",
+        "tests/models/test_families.py::test_packed_is_separate",
+    ),
+    Mutant(
+        "mrope_without_its_stride",
+        "vista_train/models/qwen_vl.py",
+        "        return self.tokens_per_second * torch.tensor(float(stride * self.temporal))",
+        "        return self.tokens_per_second * torch.tensor(float(self.temporal))",
+        "tests/models/test_qwen_vl.py::test_positions_are_transformers",
+    ),
+    Mutant(
+        "words_go_on_right_behind_media",
+        "vista_train/models/qwen_vl.py",
+        "                start += max(columns, rows)",
+        "                start += count",
+        "tests/models/test_qwen_vl.py::test_positions_are_transformers",
+    ),
+    Mutant(
+        "time_of_the_first_frame_of_a_pair",
+        "vista_train/models/qwen_vl.py",
+        "seconds = float(pair[0] + pair[-1]) / 2",
+        "seconds = float(pair[0])",
+        "tests/models/test_transformers.py",
+    ),
+    Mutant(
+        "merged_patches_row_by_row",
+        "vista_train/models/qwen_vl.py",
+        '"(t s) c (h n p) (w m q) -> (t h w n m) (c s p q)"',
+        '"(t s) c (h n p) (w m q) -> (t h n w m) (c s p q)"',
+        "tests/models/test_transformers.py",
+    ),
+    Mutant(
+        "pictures_among_the_videos",
+        "vista_train/models/qwen_vl.py",
+        'picture == (kind == "image")',
+        'picture != (kind == "image")',
+        "tests/models/test_families.py::test_packed_is_separate",
+    ),
+    Mutant(
+        "padding_is_seen",
+        "vista_train/models/mantis.py",
+        "functional.pad(torch.ones_like(frames_TCHW[:, 0], dtype=torch.bool), margin)",
+        "functional.pad(torch.ones_like(frames_TCHW[:, 0], dtype=torch.bool), margin, value=True)",
+        "tests/models/test_families.py::test_packed_is_separate",
+    ),
+    Mutant(
+        "separators_doubled",
+        "vista_train/models/mantis.py",
+        "((FAKE, 1), *(((IMAGE, self.latents), (FAKE, 1)) * len(shown.times)))",
+        "(((FAKE, 1), (IMAGE, self.latents), (FAKE, 1)) * len(shown.times))",
+        "tests/models/test_transformers.py",
+    ),
+    Mutant(
+        "one_newline_for_all_videos",
+        "vista_train/models/llava_onevision.py",
+        "torch.cat([pooled_TPD.flatten(0, 1), newline_1D])",
+        "torch.cat([newline_1D, pooled_TPD.flatten(0, 1)])",
+        "tests/models/test_transformers.py",
+    ),
+    Mutant(
+        "class_token_dropped_from_videos",
+        "vista_train/models/video_llava.py",
+        "(self.patches_per_frame + 1) * len(shown.times)",
+        "self.patches_per_frame * len(shown.times)",
+        "tests/models/test_transformers.py",
+    ),
+    Mutant(
+        "picture_tower_thawed",
+        "vista_train/models/video_llava.py",
+        'return (r"model\\.image_tower\\.", *behind)',
+        "return behind",
+        "tests/models/test_families.py::test_everything_learns_but_what_no_gradient_reaches",
+    ),
+    Mutant(
+        "frames_numbered_from_nought",
+        "vista_train/models/internvl.py",
+        "range(1, len(shown.times) + 1)",
+        "range(len(shown.times))",
+        "tests/models/test_transformers.py",
+    ),
+    Mutant(
+        "tiles_column_by_column",
+        "vista_train/models/pooled_llava.py",
+        "(t r q) c h w",
+        "(t q r) c h w",
+        "tests/models/test_longva.py::test_tiles_lie_row_by_row",
+    ),
+    Mutant(
+        "random_tensors_let_pass",
+        "vista_train/models/hub.py",
+        "    if faults:\n",
+        "    if False:\n",
+        "tests/models/test_longva.py",
+    ),
+    Mutant(
+        "other_names_for_the_projector",
+        "vista_train/models/longva_published.py",
+        '    "model.multi_modal_projector.linear_2.": "model.mm_projector.2.",\n',
+        '    "model.multi_modal_projector.linear_2.": "model.mm_projector.1.",\n',
+        "tests/models/test_longva.py::test_the_published_layout_is_read_bit_by_bit",
+    ),
+    Mutant(
+        "space_before_every_piece",
+        "vista_train/models/chat.py",
+        "written = self._encoded if self.spaced or not self.starts_spaced else self._amid",
+        "written = self._encoded",
+        "tests/models/test_chat_spaces.py",
+    ),
+    Mutant(
+        "canvas_grows_when_frames_are_dropped",
+        "vista_train/models/codec.py",
+        "view.canvas_of(video), video.frame_measure",
+        "view.canvas(video.size, len(times)), video.frame_measure",
+        "tests/models/test_longva.py::test_frames_that_are_dropped_leave_the_others_their_tiles",
+    ),
+    Mutant(
+        "adapters_left_out_of_the_merge",
+        "vista_train/models/adapters.py",
+        "        layer.merge(safe_merge=True)\n",
+        "",
+        "tests/models/test_adapters.py::test_a_step_moves_adapters_alone_and_merging_keeps_the_output",
+    ),
+    Mutant(
+        "adapters_start_anew_on_resume",
+        "vista_train/models/adapters.py",
+        "        tensor.copy_(found[name])\n",
+        "        pass\n",
+        "tests/training/test_tuning.py::test_resumed_equals_uninterrupted_bit_by_bit",
+    ),
+    Mutant(
+        "tower_told_where_samples_end",
+        "vista_train/models/pooled_llava.py",
+        'return {"mm_encoder_outputs": {"image": model.model.get_image_features(pixels)}}',
+        'return {"pixel_values": pixels}',
+        "tests/models/test_families.py::test_the_vision_tower_is_not_told_where_samples_end",
+    ),
+)

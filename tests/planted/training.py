@@ -1,0 +1,106 @@
+"""Bugs in the step, the loop and checkpoints."""
+
+from __future__ import annotations
+
+from planted import Mutant
+
+MUTANTS = (
+    Mutant(
+        "mean_of_means",
+        "vista_train/training/loop.py",
+        "averaging_factor(self.accelerator) / max(1, labels)",
+        "averaging_factor(self.accelerator) / max(1, row.num_labels) / len(rows)",
+        "tests/training/test_step.py::test_micro_steps_order_and_empty_rows_change_nothing",
+    ),
+    Mutant(
+        "missing_world_factor",
+        "vista_train/training/loop.py",
+        "return float(accelerator.num_processes)",
+        "return 1.0",
+        "tests/training/test_two_processes.py::test_world_size_and_rows_change_nothing",
+    ),
+    Mutant(
+        "labels_counted_per_rank",
+        "vista_train/training/loop.py",
+        "labels = int(counts[0])",
+        "labels = sum(row.num_labels for row in rows)",
+        "tests/training/test_two_processes.py::test_world_size_and_rows_change_nothing",
+    ),
+    Mutant(
+        "label_off_by_one",
+        "vista_train/training/loss.py",
+        "targets = labels_L[1:]",
+        "targets = labels_L[:-1]",
+        "tests/training/test_loss.py",
+    ),
+    Mutant(
+        "last_checkpoint_deleted_before_the_new_one_is_published",
+        "vista_train/training/checkpoint.py",
+        "        publish(folder)\n        prune(folder.parent, keep)",
+        "        prune(folder.parent, keep - 1)\n        publish(folder)",
+        "tests/training/test_checkpoint.py::test_older_checkpoints_are_pruned_only_after_the_new_one_is_published",
+    ),
+    Mutant(
+        "unfinished_checkpoint_counts",
+        "vista_train/training/checkpoint.py",
+        " and not (path / IN_PROGRESS).exists()]",
+        "]",
+        "tests/training/test_checkpoint.py",
+    ),
+    Mutant(
+        "optimizer_not_restored",
+        "vista_train/training/checkpoint.py",
+        "            optimizer.state[parameter] = state\n",
+        "",
+        "tests/training/test_checkpoint.py::test_resumed_equals_uninterrupted_bit_by_bit",
+    ),
+    Mutant(
+        "dropout_state_not_restored",
+        "vista_train/training/checkpoint.py",
+        '    torch.set_rng_state(state["cpu"])\n',
+        "",
+        "tests/training/test_checkpoint.py::test_resumed_equals_uninterrupted_bit_by_bit",
+    ),
+    Mutant(
+        "loader_draws_from_the_global_generator",
+        "vista_train/data/rows.py",
+        "        generator=torch.Generator(),\n",
+        "",
+        "tests/training/test_checkpoint.py::test_resumed_equals_uninterrupted_bit_by_bit",
+    ),
+    Mutant(
+        "schedule_restarts_on_resume",
+        "vista_train/training/loop.py",
+        "        self.step_number = state.step\n        self.failures",
+        "        self.step_number = state.step\n        self.num_steps -= state.step\n        self.failures",
+        "tests/training/test_checkpoint.py::test_resumed_equals_uninterrupted_bit_by_bit",
+    ),
+    Mutant(
+        "losses_after_the_checkpoint_forgotten",
+        "vista_train/training/loop.py",
+        "    return ledger.known(",
+        "    return [] and ledger.known(",
+        "tests/training/test_checkpoint.py::test_what_was_lost_after_the_checkpoint_is_lost_again",
+    ),
+    Mutant(
+        "frozen_part_trains",
+        "vista_train/training/optimizer.py",
+        "return self.lr if asked is True else float(asked)",
+        "return self.lr",
+        "tests/training/test_step.py::test_parts_that_train_move_and_frozen_ones_do_not",
+    ),
+    Mutant(
+        "frozen_part_costs_gradients",
+        "vista_train/training/optimizer.py",
+        "parameter.requires_grad_(trains)",
+        "parameter.requires_grad_(True)",
+        "tests/training/test_step.py::test_parts_that_train_move_and_frozen_ones_do_not",
+    ),
+    Mutant(
+        "base_trains_beside_its_adapters",
+        "vista_train/training/optimizer.py",
+        "(is_adapter(name) or not adapters_alone)",
+        "True",
+        "tests/models/test_adapters.py::test_a_step_moves_adapters_alone_and_merging_keeps_the_output",
+    ),
+)
