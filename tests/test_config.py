@@ -116,7 +116,8 @@ def test_an_unknown_key_is_told_with_the_right_one(loaded, text, said):
         ),
         (
             "train: {vision: false, projector: false, language: 0}",
-            "train.vision, train.projector and train.language are all false; nothing would train",
+            "train.vision, train.projector and train.language are all false or at a rate of 0 (train.lr is 0.0001); "
+            "nothing would train",
         ),
         ("train: {betas: [0.9]}", "train.betas.1 is missing"),
         ("family: {name: tny}", "family.name: unknown family 'tny'; did you mean 'tiny'?"),
@@ -242,6 +243,7 @@ def test_overrides_reach_into_lists_and_new_sections(loaded):
         ("train.steps=[1", "override 'train.steps=[1': the value is not YAML: expected ',' or ']'"),
         ("train.stps=1", "train.stps: unknown key; did you mean 'steps'?"),
         ("view.frames=0", "view.frames is 0; it must be at least 1"),
+        ("train.vision=1", "train.vision is 1.0; it must be true, false, or a rate such as 2.0e-5"),
         ("output=", "output is None; it must be text"),
     ],
 )
@@ -250,7 +252,7 @@ def test_a_wrong_override_is_told(loaded, override, said):
 
 
 @pytest.mark.parametrize(
-    ("value", "rate"), [("true", 0.25), ("false", 0.0), ("2e-5", 2e-5), ("2.0e-5", 2e-5), ("0", 0.0), ("1", 1.0)]
+    ("value", "rate"), [("true", 0.25), ("false", 0.0), ("2e-5", 2e-5), ("2.0e-5", 2e-5), ("0", 0.0)]
 )
 def test_a_part_is_trained_frozen_or_has_a_rate_of_its_own(loaded, value, rate):
     """YAML reads 2e-5, without a dot, as text."""

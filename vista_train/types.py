@@ -181,6 +181,11 @@ class Row:
         return self.input_ids_1L.shape[1]
 
     @property
+    def shown(self) -> list[tuple[torch.Tensor, bool]]:
+        """The frames of each sample that has some, and whether they are a picture."""
+        return [(f, picture) for f, picture in zip(self.frames, self.pictures, strict=True) if len(f)]
+
+    @property
     def frame_counts(self) -> tuple[int, ...]:
         return tuple(len(frames_TCHW) for frames_TCHW in self.frames)
 

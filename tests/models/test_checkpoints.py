@@ -14,9 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from vista_train.models import hub, load_family
 from vista_train.models.hub import PixelScale, read_tokenizer
-from vista_train.models.mantis import padded
 from vista_train.models.smolvlm import spoken
-from vista_train.types import Encoded, Row
 from vista_train.video.composition import Clip
 
 SHOWN = (Clip("video.mp4", 0, 10, 320, 240), Clip("picture.png", 0, 1, 300, 300, 1), None)
@@ -45,6 +43,81 @@ def test_a_checkpoint_without_settings_to_generate_by_is_read(rig: Any, folder: 
     (folder / "generation_config.json").unlink()
     weights, found = rig.model.state_dict(), again(rig, folder).load().state_dict()
     assert all(torch.equal(found[name], weights[name]) for name in weights)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "words"),
+    [
+        ("config.json", "[]", "must hold a JSON object, not a list"),
+        ("config.json", "{{{", "is no JSON"),
+        ("preprocessor_config.json", '{"image_mean": [0, 0, 0], "image_std": [0, 1, 1]}', "deviations above 0"),
+        ("preprocessor_config.json", '{"image_mean": [0, 0], "image_std": [1, 1, 1]}', "three numbers each"),
+        ("model.safetensors", "garbage", "cannot be read"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "../b.safetensors"}}', "is not in the folder"),
+    ],
+)
+def test_broken_files_are_told_in_a_sentence(rig: Any, folder: Path, name: str, text: str, words: str) -> None:
+    (folder / name).write_text(text)
+    with pytest.raises(ValueError, match=words):
+        again(rig, folder).load()
+
+
+def test_folders_without_weights_or_tokenizer_are_told(rig: Any, folder: Path) -> None:
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(ValueError, match=r"the weights in .* cannot be read"):
+        again(rig, folder).load()
+    for path in folder.glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(ValueError, match=r"holds no tokenizer that can be read|has no token '"):
+        again(rig, folder)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"temperature": 0.9, "top_p": 0.6, "max_length": 64}, {"do_sample": False, "temperature": 0.01}]
+)
+def test_settings_to_sample_by_can_be_saved_again(rig: Any, folder: Path, settings: dict[str, Any]) -> None:
+    (folder / "generation_config.json").write_text(json.dumps(settings))
+    family = again(rig, folder)
+    family.save(family.load(), folder / "again")
+    saved = json.loads((folder / "again" / "generation_config.json").read_text())
+    assert saved["temperature"] == settings["temperature"]
+    assert saved["do_sample"] is True
+
+
+def test_processor_files_outlive_the_folder_they_came_from(rig: Any, folder: Path, tmp_path: Path) -> None:
+    (folder / "preprocessor_config.json").write_text('{"image_mean": [0.1, 0.2, 0.3], "image_std": [1, 1, 1]}')
+    family = again(rig, folder)
+    model = family.load()
+    shutil.rmtree(folder)
+    family.save(model, tmp_path / "saved")
+    assert again(rig, tmp_path / "saved").scale == PixelScale((0.1, 0.2, 0.3), (1, 1, 1))
+
+
+def test_tokens_that_a_tokenizer_lacks_or_has_elsewhere_are_told(rig: Any, folder: Path) -> None:
+    if rig.kind == "longva":
+        pytest.skip("LongVA's tokenizer is given its media token")
+    config = json.loads((folder / "config.json").read_text())
+    key = next(key for key in ("image_token_id", "image_token_index") if key in config)
+    (folder / "config.json").write_text(json.dumps({**config, key: 3}))
+    with pytest.raises(ValueError, match=r"says image_token_id 3; '.*' is \d+ in the tokenizer"):
+        again(rig, folder)
+    (folder / "config.json").write_text(json.dumps(config))
+    token = rig.family.codec.chat.picture.replace("<|vision_start|>", "").replace("<|vision_end|>", "")
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder / name).read_text(encoding="utf-8").replace(token, "<other>")
+        (folder / name).write_text(text, encoding="utf-8")
+    with pytest.raises(ValueError, match=f"has no token '{re.escape(token)}'"):
+        again(rig, folder)
+
+
+def test_a_template_that_ends_no_answer_gives_way_to_the_familys(rig: Any, folder: Path) -> None:
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + ' ' }}{% endfor %}"
+    (folder / "chat_template.jinja").write_text(template)
+    with pytest.warns(UserWarning, match="cannot be trained on"):
+        family = again(rig, folder)
+    assert family.tokenizer.chat_template == type(family).chat_template
+    with pytest.raises(ValueError, match=r"family\.chat_template: the chat template closes turn 1"):
+        again(rig, folder, chat_template=str(folder / "chat_template.jinja"))
 
 
 def test_weights_lie_in_shards(rig: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -128,17 +201,6 @@ def test_pixels_are_scaled_as_the_checkpoint_says(rig: Any, folder: Path) -> Non
     pixels = scale(torch.full((1, 3, 1, 1), 255, dtype=torch.uint8), torch.float32)
     assert pixels.flatten().tolist() == pytest.approx([1.8, 3.2, 5.6])
     assert scale(torch.zeros((1, 3, 1, 1), dtype=torch.uint8), torch.bfloat16).dtype == torch.bfloat16
-
-
-def test_smaller_frames_are_padded_and_masked() -> None:
-    ids = torch.zeros(1, dtype=torch.int64)
-    shapes = ((2, 4, 6), (0, 0, 0), (1, 5, 3))
-    row = Row.packed([Encoded(0, "", ids, ids, torch.full((t, 3, h, w), 255, dtype=torch.uint8)) for t, h, w in shapes])
-    pixels, mask = padded(row, PixelScale((0.5,) * 3, (0.5,) * 3), torch.float32)
-    assert pixels.shape == (1, 3, 3, 5, 6)
-    assert mask.shape == (1, 3, 5, 6)
-    assert mask[0].sum(dim=(1, 2)).tolist() == [24, 24, 15]
-    assert torch.equal(pixels, mask[:, :, None].expand_as(pixels).float())
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from vista_train.types import Encoded, Message, Row
 from vista_train.video.composition import Clip
 
 VIDEO = Clip("video.mp4", 0, 7, 200, 100)
+TALL = Clip("tall.mp4", 0, 7, 100, 300)
 TOLERANCE = 1e-5
 
 
@@ -118,6 +120,41 @@ def test_a_row_without_frames_reaches_every_part(rig: Any, model: Any, talk: tup
         if name != "lm_head.weight":
             assert parameter.grad is not None, name
             assert parameter.grad.abs().max() == 0, name
+
+
+def test_a_row_of_pictures_alone_reaches_every_part(rig: Any, model: Any) -> None:
+    """Each rank must have gradients of the same parameters, whatever its row shows."""
+    model.train()
+    samples = [sample for sample in rig.mixed() if sample.picture] * 2
+    assert len(samples) == 2
+    loss_of(rig, model, samples).backward()
+    assert {name for name, parameter in learning(rig, model).items() if parameter.grad is None} == set()
+
+
+EXTRA = {"longva": 1, "video_llava": 1, "internvl": 1}
+"""Tokens of a tower that are no patches: CLIP's and InternViT's class tokens."""
+
+
+def test_the_tower_computes_on_as_many_patches_as_were_planned(rig: Any, model: Any) -> None:
+    seen: list[int] = []
+    layers = [m for n, m in model.named_modules() if re.fullmatch(r".*(layers|layer|blocks)\.0", n)]
+    tower = {"video_llava": model.model.video_tower} if rig.kind == "video_llava" else {}
+    inside = set(tower.get(rig.kind, model).modules())
+    first = next(m for m in layers if m in inside and rig.family.part_of(name_of(model, m)) == "vision")
+    first.register_forward_pre_hook(
+        lambda module, args, kwargs: seen.append((args[0] if args else kwargs["hidden_states"]).shape[:-1].numel()),
+        with_kwargs=True,
+    )
+    videos = [None, VIDEO, TALL, Clip("short.mp4", 0, 3, 240, 400, 1)]
+    samples = [rig.encoded(video, seed=seed) for seed, video in enumerate(videos)]
+    rig.hidden(model, samples)
+    plans = [rig.family.codec.plan(rig.sample(video)) for video in videos]
+    sequences = sum(len(plan.times) for plan in plans)
+    assert sum(seen) == sum(plan.patches for plan in plans) + EXTRA.get(rig.kind, 0) * sequences
+
+
+def name_of(model: Any, module: Any) -> str:
+    return next(name for name, other in model.named_modules() if other is module)
 
 
 def test_a_dummy_frame_leaves_words_as_they_are(rig: Any, model: Any) -> None:

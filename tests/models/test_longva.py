@@ -125,7 +125,9 @@ def test_a_tensor_too_many_is_an_error_that_names_it(published: Path) -> None:
 
 def test_a_tensor_of_another_shape_is_an_error_that_names_it(published: Path) -> None:
     change_weights(published, lambda tensors: tensors.update({LAYER: torch.zeros(3, 64)}))
-    with pytest.raises(ValueError, match=r"do not fit the model: of another shape: .*layers\.1\.mlp\.up_proj\.weight"):
+    with pytest.raises(
+        ValueError, match=r"do not fit the model: of another shape: .*up_proj\.weight \(\[3, 64\], not \[128, 64\]\)"
+    ):
         longva(published).load()
 
 
@@ -143,6 +145,11 @@ def test_all_faults_are_told_at_once(published: Path) -> None:
     [
         ("mm_projector_type", "linear", "mm_projector_type is 'linear'; LongVA's is 'mlp2x_gelu'"),
         ("mm_vision_select_layer", -1, "mm_vision_select_layer is -1; LongVA's is -2"),
+        ("mm_resampler_type", "perceiver", "mm_resampler_type is 'perceiver'; LongVA's is None"),
+        ("mm_use_im_start_end", True, "mm_use_im_start_end is True; LongVA's is False"),
+        ("quantization_config", {"bits": 4}, "quantization_config is there; it must not be quantized"),
+        ("mm_spatial_pool_stride", 8, "mm_spatial_pool_stride is 8; it must lie in 1..4"),
+        ("mm_spatial_pool_stride", "x", "mm_spatial_pool_stride is 'x'; it must lie in 1..4"),
         ("mm_spatial_pool_mode", "bilinear", "mm_spatial_pool_mode is 'bilinear'; it must be average or max"),
         ("model_type", "qwen2", "holds a 'qwen2', not a 'vista_longva'"),
     ],
@@ -170,14 +177,28 @@ def test_pooling_by_maximum_and_missing_keys_of_it(published: Path) -> None:
     assert (default.spatial_pool_mode, default.spatial_pool_stride) == ("average", 2)
 
 
-def test_a_folder_without_a_tower_is_refused(published: Path) -> None:
+@pytest.mark.parametrize("lost", ["vision_tower", "encoder.layers.2."])
+def test_a_tower_without_layers_is_refused(published: Path, lost: str) -> None:
+    """The last layer too: a tower that is one layer short would be read at another layer."""
+
     def drop(tensors: dict[str, torch.Tensor]) -> None:
-        for name in [name for name in tensors if "vision_tower" in name]:
+        for name in [name for name in tensors if lost in name]:
             del tensors[name]
 
     change_weights(published, drop)
-    with pytest.raises(ValueError, match="holds no vision tower"):
+    with pytest.raises(ValueError, match=r"do not fit the model: missing: model\.vision_tower\..* and \d+ more"):
+        longva(published).load()
+
+
+def test_a_tower_is_longvas_unless_the_checkpoint_says_otherwise(published: Path) -> None:
+    config = json.loads((published / "config.json").read_text())
+    assert config.pop("vista_vision_sizes")["num_hidden_layers"] == 3
+    (published / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="the checkpoint needs 336x336"):
         longva(published)
+    vision = longva(published, View(frames=4)).config.vision_config
+    assert (vision.num_hidden_layers, vision.hidden_size, vision.num_attention_heads) == (24, 1024, 16)
+    assert longva(published, View(frames=4)).codec.layout.tokens_per_tile == 144
 
 
 def test_the_media_token_takes_a_spare_row_and_a_full_table_grows(published: Path) -> None:
@@ -198,6 +219,10 @@ def test_the_media_token_takes_a_spare_row_and_a_full_table_grows(published: Pat
     assert grown.get_input_embeddings().num_embeddings == grown.lm_head.out_features == rows - 3
     old = load_file(published / "model.safetensors")["model.embed_tokens.weight"].float()
     assert torch.equal(grown.get_input_embeddings().weight[: rows - 4], old)
+    longva(published).save_published(grown, published / "again")
+    again = load_file(published / "again" / "model.safetensors")
+    assert torch.equal(again["model.embed_tokens.weight"], old)
+    assert json.loads((published / "again" / "config.json").read_text())["vocab_size"] == rows - 4
 
 
 def test_tiles_are_frames_of_their_own(published: Path) -> None:

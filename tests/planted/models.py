@@ -123,11 +123,25 @@ MUTANTS = (
         "tests/models/test_families.py::test_packed_is_separate",
     ),
     Mutant(
-        "padding_is_seen",
+        "features_in_the_order_of_shapes",
         "vista_train/models/mantis.py",
-        "functional.pad(torch.ones_like(frames_TCHW[:, 0], dtype=torch.bool), margin)",
-        "functional.pad(torch.ones_like(frames_TCHW[:, 0], dtype=torch.bool), margin, value=True)",
+        "for number in sorted(features)]",
+        "for number in features]",
         "tests/models/test_families.py::test_packed_is_separate",
+    ),
+    Mutant(
+        "pictures_alone_miss_the_video_tower",
+        "vista_train/models/video_llava.py",
+        "return any(not picture for _, picture in row.shown)",
+        "return bool(row.shown)",
+        "tests/models/test_families.py::test_a_row_of_pictures_alone_reaches_every_part",
+    ),
+    Mutant(
+        "frames_planned_where_pairs_are_seen",
+        "vista_train/models/qwen_vl.py",
+        "return -(-len(shown.times) // self.temporal), columns",
+        "return len(shown.times), columns",
+        "tests/models/test_families.py::test_the_tower_computes_on_as_many_patches_as_were_planned",
     ),
     Mutant(
         "separators_doubled",

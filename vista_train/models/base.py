@@ -37,13 +37,13 @@ class Compute:
     """Forward passes' worth of work: 3 trained, 2 frozen but passing gradients on, 1 frozen at the bottom."""
     vision_passes: int = 3
 
-    def flops(self, tokens: int, labels: int, frames: int, patches: int) -> float:
-        """FLOPs of one sample, `patches` in each of its frames: matrix products, attention (causal in the decoder, in
-        the tower inside a frame), and the head at its labels."""
+    def flops(self, tokens: int, labels: int, sequences: int, patches: int) -> float:
+        """FLOPs of one sample: matrix products, attention (causal in the decoder, in the tower within each of
+        `sequences` of `patches`), and the head at its labels."""
         decoder = 2 * self.language_params * tokens + 2 * self.language_layers * self.language_width * tokens**2
         head = 2 * self.vocab_size * self.language_width * labels
-        frame = 2 * self.vision_params * patches + 4 * self.vision_layers * self.vision_width * patches**2
-        return float(self.language_passes * (decoder + head) + self.vision_passes * frames * frame)
+        sequence = 2 * self.vision_params * patches + 4 * self.vision_layers * self.vision_width * patches**2
+        return float(self.language_passes * (decoder + head) + self.vision_passes * sequences * sequence)
 
 
 class Codec(Protocol):

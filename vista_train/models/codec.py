@@ -44,9 +44,9 @@ class Layout:
         """Tokens and words that the frames become."""
         raise TypeError(f"{type(self).__name__} must define media(shown)")
 
-    def patches(self, canvas: tuple[int, int]) -> int:
-        """Patches of one frame: what the vision tower computes on."""
-        raise TypeError(f"{type(self).__name__} must define patches(canvas)")
+    def sequences(self, shown: Shown) -> tuple[int, int]:
+        """How many sequences the vision tower attends in, such as frames that it looks at alone; patches of each."""
+        raise TypeError(f"{type(self).__name__} must define sequences(shown)")
 
     def mrope(self, ids_L: torch.Tensor, shown: Shown | None) -> torch.Tensor | None:
         """Positions [3, L] of a sample's tokens in time, height and width, for families that rotate by them."""
@@ -67,14 +67,14 @@ class MediaCodec:
     def plan(self, sample: Sample) -> Plan:
         """Exact tokens, patches, labels and cost; `ValueError` when the words leave no room for one frame."""
         shown, chat = self._fitted(sample.video, sample.messages)
-        times, patches = (shown.times, self.layout.patches(shown.canvas)) if shown else ((), 0)
+        sequences, patches = self.layout.sequences(shown) if shown else (0, 0)
         tokens = len(chat.input_ids)
         return Plan(
-            times=times,
+            times=shown.times if shown else (),
             tokens=tokens,
-            patches=len(times) * patches,
+            patches=sequences * patches,
             labels=chat.num_labels,
-            cost=self.compute.flops(tokens, chat.num_labels, len(times), patches),
+            cost=self.compute.flops(tokens, chat.num_labels, sequences, patches),
         )
 
     def encode(self, sample: Sample, plan: Plan, frames_TCHW: torch.Tensor, position: int = 0) -> Encoded:
@@ -142,13 +142,3 @@ class MediaCodec:
 
     def _times(self, video: Video, limit: int | None = None) -> tuple[Fraction, ...]:
         return self.view.times(video.duration, video.frame_measure, limit)
-
-
-def square_canvas(view: View, side: int, patch: int) -> int:
-    """The patches of a square frame; `ValueError` if the view's canvas is not the one square that a tower takes."""
-    if (view.width, view.height) != (side, side) or view.fit == "native" or view.tiles:
-        raise ValueError(
-            f"view.width x view.height is {view.width}x{view.height}, view.fit {view.fit!r}, view.tiles {view.tiles}; "
-            f"the checkpoint needs {side}x{side}, squash, crop or letterbox, and no tiles"
-        )
-    return (side // patch) ** 2

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
     AutoTokenizer,
@@ -23,7 +23,8 @@ from transformers import (
 OFFLINE = {"trust_remote_code": False, "local_files_only": True}
 """Nothing in a checkpoint's folder is run, and nothing it names is fetched."""
 PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
-TEMPLATE_FILES = ("chat_template.jinja", "chat_template.json", "processor_config.json")
+TEMPLATE_FILES = ("chat_template.json", "processor_config.json")
+"""Where a processor keeps a chat template that the tokenizer does not."""
 ADAPTER_FILE = "adapter_config.json"
 SHARD_SIZE = "5GB"
 
@@ -50,6 +51,14 @@ class PixelScale:
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
+
+    def __post_init__(self) -> None:
+        numbers = (*self.mean, *self.std)
+        if len(numbers) != 6 or not all(isinstance(number, (int, float)) for number in numbers) or min(self.std) <= 0:
+            raise ValueError(
+                f"image_mean is {list(self.mean)}, image_std {list(self.std)}; they must be three numbers each, and "
+                f"deviations above 0"
+            )
 
     def __call__(self, frames_TCHW: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         """uint8 frames scaled on their own device, rounded to `dtype` only at the end."""
@@ -80,7 +89,15 @@ def checkpoint_folder(path: str | None, name: str) -> Path:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object of a checkpoint; empty where the file is not there."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(data, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(data).__name__}")
+    return data
 
 
 def read_config(folder: Path, config_types: Sequence[type[PreTrainedConfig]]) -> PreTrainedConfig:
@@ -104,14 +121,17 @@ def read_tokenizer(
     folder: Path, config: PreTrainedConfig, template_file: str | None, default_template: str
 ) -> PreTrainedTokenizerBase:
     """The tokenizer with the chat template that a file names, else its own, else the processor's, else the default."""
-    tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **OFFLINE)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **OFFLINE)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"family.path {str(folder)!r} holds no tokenizer that can be read: {_line(error)}") from error
     if template_file is not None:
         if not Path(template_file).is_file():
             raise ValueError(f"family.chat_template is {template_file!r}; it must be a file")
         tokenizer.chat_template = Path(template_file).read_text(encoding="utf-8")
     elif not tokenizer.chat_template:
-        theirs = read_json(folder / TEMPLATE_FILES[1]) | read_json(folder / TEMPLATE_FILES[2])
-        tokenizer.chat_template = theirs.get("chat_template") or default_template
+        theirs = [read_json(folder / name).get("chat_template") for name in TEMPLATE_FILES]
+        tokenizer.chat_template = next(filter(None, theirs), default_template)
     return tokenizer
 
 
@@ -119,9 +139,14 @@ def read_scale(folder: Path, default: PixelScale) -> PixelScale:
     """Means and deviations of the checkpoint's own preprocessing; the family's where it names none."""
     for name in PROCESSOR_FILES:
         said = read_json(folder / name)
-        said = said.get("image_processor") or said.get("video_processor") or said
-        if "image_mean" in said and "image_std" in said:
-            return PixelScale(tuple(said["image_mean"]), tuple(said["image_std"]))
+        inside = said.get("image_processor") or said.get("video_processor")
+        said = inside if isinstance(inside, dict) else said
+        mean, std = said.get("image_mean"), said.get("image_std")
+        if isinstance(mean, list) and isinstance(std, list):
+            try:
+                return PixelScale(tuple(mean), tuple(std))
+            except ValueError as error:
+                raise ValueError(f"{folder / name}: {error}") from error
     return default
 
 
@@ -136,21 +161,52 @@ def load_weights(
     if not (folder / "generation_config.json").is_file():
         # Without the file, a model whose configuration is given finds no settings to generate by.
         options = {**options, "generation_config": GenerationConfig.from_model_config(config)}
-    model, report = model_type.from_pretrained(
-        folder,
-        config=copy.deepcopy(config),
-        key_mapping=key_mapping,
-        output_loading_info=True,
-        ignore_mismatched_sizes=True,
-        use_safetensors=True,
-        **OFFLINE,
-        **options,
-    )
-    faults = {key: sorted(map(str, names)) for key, names in report.items() if names}
+    for name in read_json(folder / "model.safetensors.index.json").get("weight_map", {}).values():
+        if Path(name).name != name:
+            raise ValueError(f"{folder / 'model.safetensors.index.json'} names {name!r}, which is not in the folder")
+    try:
+        model, report = model_type.from_pretrained(
+            folder,
+            config=copy.deepcopy(config),
+            key_mapping=key_mapping,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            use_safetensors=True,
+            **OFFLINE,
+            **options,
+        )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"the weights in {str(folder)!r} cannot be read: {_line(error)}") from error
+    faults = {key: sorted(map(_fault, names)) for key, names in report.items() if names}
     if faults:
         told = "; ".join(f"{FAULTS.get(key, key)}: {some(names)}" for key, names in faults.items())
         raise ValueError(f"the weights in {str(folder)!r} do not fit the model: {told}")
+    _check_generation(model, folder)
     return model
+
+
+def _check_generation(model: PreTrainedModel, folder: Path) -> None:
+    """Make settings to generate by such that they can be saved: those to sample by mean that it samples."""
+    generation = model.generation_config
+    try:
+        generation.validate(strict=True)
+    except ValueError:
+        generation.do_sample = True
+        try:
+            generation.validate(strict=True)
+        except ValueError as error:
+            raise ValueError(f"{folder / 'generation_config.json'} cannot be saved again: {_line(error)}") from error
+
+
+def _fault(name: Any) -> str:
+    """A tensor's name; for one of another shape, which it has and which the model needs."""
+    if isinstance(name, tuple):
+        return f"{name[0]} ({list(name[1])}, not {list(name[2])})"
+    return str(name)
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 FAULTS = {"missing_keys": "missing", "unexpected_keys": "left over", "mismatched_keys": "of another shape"}
@@ -162,15 +218,20 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + more
 
 
+def read_processor(folder: Path) -> dict[str, bytes]:
+    """How a checkpoint's frames are prepared: files that nothing here changes, and every save writes again."""
+    return {name: (folder / name).read_bytes() for name in PROCESSOR_FILES if (folder / name).is_file()}
+
+
 def save_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    source: Path | None,
+    processor: Mapping[str, bytes],
     state: Mapping[str, torch.Tensor] | None,
     native: bool,
 ) -> None:
-    """Write a whole checkpoint: sharded safetensors, configs, tokenizer, and the source's processor files.
+    """Write a whole checkpoint: sharded safetensors, configs, tokenizer and processor files.
 
     `native` keeps the model's own names for its tensors; else they are written as on the Hub.
     """
@@ -180,11 +241,5 @@ def save_model(
     config.use_cache = config.get_text_config().use_cache = True
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    copy_processor(source, folder)
-
-
-def copy_processor(source: Path | None, folder: Path) -> None:
-    """Bring along how a checkpoint's frames are prepared, which nothing here changes."""
-    for name in PROCESSOR_FILES:
-        if source is not None and (source / name).is_file() and source.resolve() != folder.resolve():
-            shutil.copyfile(source / name, folder / name)
+    for name, content in processor.items():
+        (folder / name).write_bytes(content)

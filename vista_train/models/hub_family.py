@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 import torch
@@ -14,7 +16,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from vista_train.models.attention import choose_attention, packing_kwargs
 from vista_train.models.base import PARTS, Compute
-from vista_train.models.chat import ChatFormat, takes_parts
+from vista_train.models.chat import ChatFormat, takes_parts, tokenize
 from vista_train.models.codec import Layout, MediaCodec
 from vista_train.models.hub import (
     HubSettings,
@@ -22,12 +24,15 @@ from vista_train.models.hub import (
     checkpoint_folder,
     load_weights,
     read_config,
+    read_processor,
     read_scale,
     read_tokenizer,
     save_model,
 )
-from vista_train.types import Row
+from vista_train.types import Message, Row
 from vista_train.video.sampling import View
+
+PROBE = (Message("user", "."), Message("assistant", "."))
 
 
 class HubFamily:
@@ -49,12 +54,16 @@ class HubFamily:
     chat: ChatFormat
     chat_template: str
     """The template of a checkpoint that brings none."""
+    media_tokens: ClassVar[Mapping[str, str]] = {}
+    """The tokens that the model looks for, by the key that its configuration has for their ids."""
     scale: PixelScale
     """The pixel scale of a checkpoint that names none."""
     native_layout = False
     """Whether the family's own model class is saved under its own names."""
     folder: Path | None
     """Where its checkpoint lies; None for one that is made from nothing."""
+    processor: Mapping[str, bytes] = MappingProxyType({})
+    """Files of the checkpoint's processor by name, to be saved with every checkpoint."""
     config: Any
     codec: MediaCodec
 
@@ -64,6 +73,7 @@ class HubFamily:
         self.config = self.read_config(self.folder)
         tokenizer = read_tokenizer(self.folder, self.config, settings.chat_template, self.chat_template)
         self.scale = read_scale(self.folder, self.scale)
+        self.processor = read_processor(self.folder)
         self.set_up(tokenizer)
 
     def read_config(self, folder: Path) -> PreTrainedConfig:
@@ -74,8 +84,8 @@ class HubFamily:
         """Make the codec, now that configuration and tokenizer are known."""
         self.tokenizer = tokenizer
         self.config.use_cache = self.config.get_text_config().use_cache = False
-        chat = dataclasses.replace(self.chat, parts=takes_parts(tokenizer, self.chat))
-        layout = self.layout()
+        self._check_tokens()
+        chat, layout = self._closed_chat(), self.layout()
         self.codec = MediaCodec(self.view, tokenizer, chat, layout, self.settings.max_tokens, self._compute())
 
     def layout(self) -> Layout:
@@ -85,6 +95,10 @@ class HubFamily:
     def media(self, model: Any, row: Row) -> dict[str, Any]:
         """The arguments of the model's forward pass that carry a row's frames, on the row's device."""
         raise TypeError(f"{type(self).__name__} must define media(model, row)")
+
+    def reaches_all(self, row: Row) -> bool:
+        """Whether a row's frames reach all that can learn; if not, a dummy video goes with it."""
+        return bool(row.num_frames)
 
     def unread(self) -> tuple[str, ...]:
         """Patterns of the names of parameters that no gradient ever reaches."""
@@ -130,7 +144,7 @@ class HubFamily:
     def hidden_states(self, model: Any, row: Row) -> torch.Tensor:
         """The decoder's last hidden states [L, d]; every part is in their graph whatever the row holds."""
         device = row.input_ids_1L.device
-        full = row if row.num_frames else row.followed_by(Row.packed([self.codec.dummy()]).to(device))
+        full = row if self.reaches_all(row) else row.followed_by(Row.packed([self.codec.dummy()]).to(device))
         positions = full.positions_1L
         if full.mrope_3L is not None:
             # Transformers cuts a row into its samples by the first of four; the others rotate.
@@ -151,12 +165,45 @@ class HubFamily:
 
     def save(self, model: Any, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write the checkpoint that `from_pretrained` reads."""
-        save_model(model, self.tokenizer, folder, self.folder, state, self.native_layout)
+        save_model(model, self.tokenizer, folder, self.processor, state, self.native_layout)
 
     def vision_size(self) -> tuple[int, int]:
         """Layers and width of the vision tower."""
         vision = self.config.vision_config
         return vision.num_hidden_layers, vision.hidden_size
+
+    def _check_tokens(self) -> None:
+        """`ValueError` unless the tokenizer has the family's special tokens, under the ids that the model looks for."""
+        tokens = [*self.chat.reserved, self.chat.end]
+        ids = dict(zip(tokens, self.tokenizer.convert_tokens_to_ids(tokens), strict=True))
+        lacking = [token for token, number in ids.items() if number in (None, self.tokenizer.unk_token_id)]
+        if lacking:
+            raise ValueError(f"the tokenizer in {str(self.folder)!r} has no token {' or '.join(map(repr, lacking))}")
+        for key, token in self.media_tokens.items():
+            if getattr(self.config, key) != ids[token]:
+                raise ValueError(
+                    f"config.json in {str(self.folder)!r} says {key} {getattr(self.config, key)}; "
+                    f"{token!r} is {ids[token]} in the tokenizer"
+                )
+
+    def _closed_chat(self) -> ChatFormat:
+        """The format of the chat template; of the family's own, if the checkpoint's cannot be learnt from.
+
+        Templates for answers alone may leave out the token that ends one.
+        """
+        chat = dataclasses.replace(self.chat, parts=takes_parts(self.tokenizer, self.chat))
+        try:
+            tokenize(self.tokenizer, chat, PROBE, ())
+        except ValueError as error:
+            if self.settings.chat_template is not None or self.tokenizer.chat_template == self.chat_template:
+                raise ValueError(f"family.chat_template: {error}") from error
+            warnings.warn(
+                f"the chat template in {str(self.folder)!r} cannot be trained on ({error}); {self.name}'s own is used",
+                stacklevel=2,
+            )
+            self.tokenizer.chat_template = self.chat_template
+            return self._closed_chat()
+        return chat
 
     def _is_unread(self, name: str) -> bool:
         return any(re.match(pattern, name) for pattern in self.unread())
@@ -169,7 +216,7 @@ class HubFamily:
         for name, parameter in model.named_parameters():
             part = self.part_of(name)
             # Of the language model, its layers: the tables at either end are looked up, or counted by label.
-            if part != "language" or ".layers." in name:
+            if ".layers." in name if part == "language" else not self._is_unread(name):
                 sizes[part] += parameter.numel()
         text = self.config.get_text_config()
         vision_layers, vision_width = self.vision_size()

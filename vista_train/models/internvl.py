@@ -11,9 +11,10 @@ from transformers import InternVLConfig, InternVLForConditionalGeneration
 
 from vista_train.models.base import register_family
 from vista_train.models.chat import CHATML, ChatFormat, Piece
-from vista_train.models.codec import Layout, Shown, square_canvas
+from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import IMAGENET_SCALE
 from vista_train.models.hub_family import HubFamily
+from vista_train.models.towers import square_canvas
 from vista_train.types import Row
 
 CONTEXT, START, STOP, VIDEO = "<IMG_CONTEXT>", "<img>", "</img>", "<video>"
@@ -36,9 +37,9 @@ class InternVLLayout(Layout):
             pieces += [f"{line}Frame{number}: ", (START, 1), (CONTEXT, self.tokens_per_frame), (STOP, 1)]
         return pieces
 
-    def patches(self, canvas: tuple[int, int]) -> int:
-        """Patches of a frame."""
-        return self.patches_per_frame
+    def sequences(self, shown: Shown) -> tuple[int, int]:
+        """Every frame is looked at alone."""
+        return len(shown.times), self.patches_per_frame
 
 
 @register_family("internvl")
@@ -46,6 +47,7 @@ class InternVL(HubFamily):
     """InternVL3-hf and its like; a picture is one tile, as a frame is."""
 
     model_types: ClassVar = {InternVLConfig: InternVLForConditionalGeneration}
+    media_tokens: ClassVar = {"image_token_id": CONTEXT}
     chat = ChatFormat(
         end="<|im_end|>", video=VIDEO, picture=CONTEXT, reserved=(CONTEXT, START, STOP, VIDEO, "<|im_end|>")
     )
@@ -60,8 +62,7 @@ class InternVL(HubFamily):
 
     def media(self, model: Any, row: Row) -> dict[str, Any]:
         """All frames, one after another."""
-        frames = [frames_TCHW for frames_TCHW in row.frames if len(frames_TCHW)]
-        return {"pixel_values": self.scale(torch.cat(frames), model.dtype)}
+        return {"pixel_values": self.scale(torch.cat([frames for frames, _ in row.shown]), model.dtype)}
 
     def unread(self) -> tuple[str, ...]:
         """What stands for masked patches in the tower's own pretraining."""

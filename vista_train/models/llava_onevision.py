@@ -12,10 +12,10 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vista_train.models.base import register_family
 from vista_train.models.chat import CHATML, ChatFormat, Piece
-from vista_train.models.codec import Layout, Shown, square_canvas
+from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import HALF_SCALE
 from vista_train.models.hub_family import HubFamily
-from vista_train.models.pooled_llava import behind_layer
+from vista_train.models.towers import behind_layer, square_canvas
 from vista_train.types import Row
 
 VIDEO, IMAGE = "<video>", "<image>"
@@ -34,9 +34,9 @@ class OnevisionLayout(Layout):
             return ((IMAGE, self.tokens_per_picture + 1),)
         return ((VIDEO, self.tokens_per_frame * len(shown.times) + 1),)
 
-    def patches(self, canvas: tuple[int, int]) -> int:
-        """Patches of a frame."""
-        return self.tokens_per_picture
+    def sequences(self, shown: Shown) -> tuple[int, int]:
+        """Every frame is looked at alone."""
+        return len(shown.times), self.tokens_per_picture
 
 
 @register_family("llava_onevision")
@@ -48,6 +48,7 @@ class LlavaOnevision(HubFamily):
         "projector": ("model.multi_modal_projector.", "model.image_newline."),
         "vision": ("model.vision_tower.",),
     }
+    media_tokens: ClassVar = {"image_token_id": IMAGE, "video_token_id": VIDEO}
     chat = ChatFormat(end="<|im_end|>", video=VIDEO, picture=IMAGE, reserved=(VIDEO, IMAGE, "<|im_end|>"))
     chat_template = CHATML
     scale = HALF_SCALE
@@ -62,8 +63,7 @@ class LlavaOnevision(HubFamily):
     def media(self, model: Any, row: Row) -> dict[str, Any]:
         """The features of all frames from one pass of the tower, pooled and ended video by video."""
         inner = model.model
-        frames = [frames_TCHW for frames_TCHW in row.frames if len(frames_TCHW)]
-        pictures = [picture for f, picture in zip(row.frames, row.pictures, strict=True) if len(f)]
+        frames, pictures = zip(*row.shown, strict=True)
         seen = inner.vision_tower(self.scale(torch.cat(frames), model.dtype), output_hidden_states=True)
         features_TPD = inner.multi_modal_projector(seen.hidden_states[self.config.vision_feature_layer])
         newline_1D = inner.image_newline[None].to(features_TPD.dtype)

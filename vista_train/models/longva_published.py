@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
 from transformers import CLIPVisionConfig, PreTrainedTokenizerBase, Qwen2Config
 from transformers.modeling_utils import PreTrainedModel
 
@@ -30,25 +28,47 @@ TO_PUBLISHED = {
     "model.multi_modal_projector.linear_2.": "model.mm_projector.2.",
     "model.language_model.": "model.",
 }
-FIXED = {"mm_projector_type": "mlp2x_gelu", "mm_vision_select_feature": "patch", "mm_vision_select_layer": -2}
-"""What makes a `llava_qwen` LongVA's computation."""
-CLIP_HEAD_WIDTH = 64
+FIXED: dict[str, Any] = {
+    "mm_projector_type": "mlp2x_gelu",
+    "mm_vision_select_feature": "patch",
+    "mm_vision_select_layer": -2,
+    "mm_resampler_type": None,
+    "mm_use_im_start_end": False,
+    "mm_use_im_patch_token": False,
+}
+"""What makes a `llava_qwen` LongVA's computation. How pictures are cut is not read, nor skipped positions."""
+TOWER_SIZES = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+    "image_size": 336,
+    "patch_size": 14,
+}
+"""openai/clip-vit-large-patch14-336, which config.json names without its sizes."""
+OWN_SIZES = "vista_vision_sizes"
+"""Where the sizes of another tower stand."""
 
 
 def config_of_published(data: Mapping[str, Any], folder: Path) -> LongVAConfig:
     """Our configuration of a published config.json; `ValueError` for what LongVA's computation is not.
 
-    The file says nothing of the vision tower's sizes; they are those of its tensors.
+    The file says nothing of the vision tower's sizes: they are those of LongVA's, but for a checkpoint of ours.
     """
     for key, right in FIXED.items():
-        if data.get(key, right) != right:
+        if (data.get(key) if data.get(key) is not None else right) != right:
             raise ValueError(f"{folder / 'config.json'}: {key} is {data[key]!r}; LongVA's is {right!r}")
-    mode, stride = data.get("mm_spatial_pool_mode") or "average", int(data.get("mm_spatial_pool_stride") or 2)
+    mode, stride = data.get("mm_spatial_pool_mode") or "average", data.get("mm_spatial_pool_stride") or 2
     if mode not in ("average", "max"):
         raise ValueError(f"{folder / 'config.json'}: mm_spatial_pool_mode is {mode!r}; it must be average or max")
+    if "quantization_config" in data:
+        raise ValueError(f"{folder / 'config.json'}: quantization_config is there; it must not be quantized")
     known = {entry.name for entry in dataclasses.fields(Qwen2Config)} | {"rope_theta"}
     text = {key: value for key, value in data.items() if key in known}
-    vision = _tower_config(folder)
+    vision = CLIPVisionConfig(**{**TOWER_SIZES, **data.get(OWN_SIZES, {}), "hidden_act": "quick_gelu"})
+    side = vision.image_size // vision.patch_size
+    if not isinstance(stride, int) or not 1 <= stride <= side:
+        raise ValueError(f"{folder / 'config.json'}: mm_spatial_pool_stride is {stride!r}; it must lie in 1..{side}")
     return LongVAConfig(
         vision_config=vision,
         # LongVA's code sets no scaling of rotary positions, whatever the file says.
@@ -56,7 +76,7 @@ def config_of_published(data: Mapping[str, Any], folder: Path) -> LongVAConfig:
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
         projector_hidden_act="gelu",
-        image_seq_length=(vision.image_size // vision.patch_size // stride) ** 2,
+        image_seq_length=(side // stride) ** 2,
         tie_word_embeddings=bool(data.get("tie_word_embeddings", False)),
         spatial_pool_stride=stride,
         spatial_pool_mode=mode,
@@ -67,7 +87,13 @@ def config_of_published(data: Mapping[str, Any], folder: Path) -> LongVAConfig:
 def write_published(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """Weights in the model's own precision under their published names, with config.json and tokenizer."""
     config: Any = model.config
-    state = {_published(name): tensor for name, tensor in model.state_dict().items()}
+    # A row that was added for media is not theirs.
+    rows = (config.published or {}).get("vocab_size", config.get_text_config().vocab_size)
+    tables = (model.get_input_embeddings().weight.data_ptr(), model.get_output_embeddings().weight.data_ptr())
+    state = {
+        _published(name): tensor[:rows].contiguous() if tensor.data_ptr() in tables else tensor
+        for name, tensor in model.state_dict().items()
+    }
     model.save_pretrained(folder, state_dict=state, save_original_format=False, max_shard_size="5GB")
     text = config.get_text_config()
     sizes = {
@@ -75,6 +101,7 @@ def write_published(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         for key, value in text.to_diff_dict().items()
         if key not in ("model_type", "dtype", "transformers_version", "use_cache", "rope_parameters")
     }
+    tower = {key: getattr(config.vision_config, key) for key in TOWER_SIZES}
     data = {
         "architectures": ["LlavaQwenForCausalLM"],
         "mm_vision_tower": "openai/clip-vit-large-patch14-336",
@@ -84,11 +111,12 @@ def write_published(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         "rope_theta": text.rope_parameters["rope_theta"],
         **FIXED,
         **sizes,
+        **({OWN_SIZES: tower} if tower != TOWER_SIZES else {}),
         **(config.published or {}),
         "model_type": PUBLISHED_TYPE,
         "mm_spatial_pool_stride": config.spatial_pool_stride,
         "mm_spatial_pool_mode": config.spatial_pool_mode,
-        "vocab_size": text.vocab_size,
+        "vocab_size": rows,
         "torch_dtype": str(model.dtype).removeprefix("torch."),
     }
     (folder / "config.json").write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
@@ -100,36 +128,3 @@ def _published(name: str) -> str:
         if name.startswith(ours):
             return theirs + name.removeprefix(ours)
     return name
-
-
-def _tower_config(folder: Path) -> CLIPVisionConfig:
-    shapes = _shapes(folder)
-    patch, places, wide = (
-        shapes.get(TOWER + name)
-        for name in (
-            "embeddings.patch_embedding.weight",
-            "embeddings.position_embedding.weight",
-            "encoder.layers.0.mlp.fc1.weight",
-        )
-    )
-    if patch is None or places is None or wide is None:
-        raise ValueError(f"family.path {str(folder)!r} holds no vision tower: no tensors under {TOWER}")
-    layers = [match for name in shapes if (match := re.match(rf"{re.escape(TOWER)}encoder\.layers\.(\d+)\.", name))]
-    return CLIPVisionConfig(
-        hidden_size=patch[0],
-        intermediate_size=wide[0],
-        num_hidden_layers=1 + max(int(match[1]) for match in layers),
-        num_attention_heads=max(1, patch[0] // CLIP_HEAD_WIDTH),
-        image_size=round((places[0] - 1) ** 0.5) * patch[2],
-        patch_size=patch[2],
-        hidden_act="quick_gelu",
-    )
-
-
-def _shapes(folder: Path) -> dict[str, list[int]]:
-    """The shape of every tensor in the folder, by its name there."""
-    shapes = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, "pt") as file:
-            shapes.update({name: file.get_slice(name).get_shape() for name in file.keys()})  # noqa: SIM118
-    return shapes

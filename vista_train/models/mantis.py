@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch.nn import functional
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vista_train.models.base import register_family
 from vista_train.models.chat import ChatFormat, Piece
 from vista_train.models.codec import Layout, Shown
-from vista_train.models.hub import HALF_SCALE, PixelScale
+from vista_train.models.hub import HALF_SCALE
 from vista_train.models.hub_family import HubFamily
 from vista_train.types import Row
 
@@ -31,9 +31,9 @@ class Idefics2Layout(Layout):
         """65 tokens a frame, and one."""
         return ((FAKE, 1), *(((IMAGE, self.latents), (FAKE, 1)) * len(shown.times)))
 
-    def patches(self, canvas: tuple[int, int]) -> int:
-        """Whole patches of a frame; the rest of its last row and column is not seen."""
-        return (canvas[0] // self.patch) * (canvas[1] // self.patch)
+    def sequences(self, shown: Shown) -> tuple[int, int]:
+        """Every frame is looked at alone; of its last row and column, whole patches."""
+        return len(shown.times), (shown.canvas[0] // self.patch) * (shown.canvas[1] // self.patch)
 
 
 @register_family("mantis")
@@ -42,6 +42,7 @@ class Mantis(HubFamily):
 
     model_types: ClassVar = {Idefics2Config: Idefics2ForConditionalGeneration}
     roots: ClassVar = {"projector": ("model.connector.",), "vision": ("model.vision_model.",)}
+    media_tokens: ClassVar = {"image_token_id": IMAGE}
     chat = ChatFormat(end=END, video=IMAGE, picture=IMAGE, reserved=(IMAGE, FAKE, END), behind=" ", kind="image")
     # Mantis trained without a space behind the colons; Idefics2's own template, where there is one, has it.
     chat_template = (
@@ -53,27 +54,30 @@ class Mantis(HubFamily):
     scale = HALF_SCALE
 
     def layout(self) -> Idefics2Layout:
-        """Frames of any shape up to the tower's positions."""
-        vision, view = self.config.vision_config, self.view
-        if min(view.canvas((1, 1))) < vision.patch_size and view.fit != "native":
-            raise ValueError(f"view.width x view.height is {view.width}x{view.height}; a patch is {vision.patch_size}")
-        return Idefics2Layout(self.config.perceiver_config.resampler_n_latents, vision.patch_size)
+        """Frames of any shape, of a patch at least."""
+        patch, view = self.config.vision_config.patch_size, self.view
+        if view.tiles or (view.fit == "native" and view.multiple % patch):
+            raise ValueError(
+                f"view.tiles is {view.tiles}, view.multiple {view.multiple}; the checkpoint needs no tiles, and for a "
+                f"native canvas multiples of {patch}"
+            )
+        if min(view.width, view.height) < patch:
+            raise ValueError(f"view.width x view.height is {view.width}x{view.height}; a patch alone is {patch}")
+        return Idefics2Layout(self.config.perceiver_config.resampler_n_latents, patch)
 
     def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """Every frame padded to the largest, and a mask that tells pixels from padding."""
-        pixels_1N3HW, mask_1NHW = padded(row, self.scale, model.dtype)
-        return {"pixel_values": pixels_1N3HW, "pixel_attention_mask": mask_1NHW}
+        """The features of all frames, from a pass of the tower for each shape among them.
 
-
-def padded(row: Row, scale: PixelScale, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """A row's frames [1, N, 3, H, W] with zeros right of and below the smaller ones, and where they are [1, N, H, W].
-
-    A scaled frame is never all zeros, which transformers takes for padding: no byte is half of 255.
-    """
-    height, width = (max(frames.shape[side] for frames in row.frames) for side in (2, 3))
-    pixels, masks = [], []
-    for frames_TCHW in row.frames:
-        margin = (0, width - frames_TCHW.shape[3], 0, height - frames_TCHW.shape[2])
-        pixels.append(functional.pad(scale(frames_TCHW, dtype), margin))
-        masks.append(functional.pad(torch.ones_like(frames_TCHW[:, 0], dtype=torch.bool), margin))
-    return torch.cat(pixels)[None], torch.cat(masks)[None]
+        Padded to one shape, as transformers' processor pads them, frames would cost more than was planned of them.
+        """
+        by_shape: dict[torch.Size, list[int]] = {}
+        for number, (frames_TCHW, _) in enumerate(row.shown):
+            by_shape.setdefault(frames_TCHW.shape[2:], []).append(number)
+        features: dict[int, torch.Tensor] = {}
+        for numbers in by_shape.values():
+            frames = [row.shown[number][0] for number in numbers]
+            seen = model.model.get_image_features(self.scale(torch.cat(frames), model.dtype)[None])
+            lengths = [len(frames_TCHW) * self.config.perceiver_config.resampler_n_latents for frames_TCHW in frames]
+            features.update(zip(numbers, torch.cat(seen.pooler_output).split(lengths), strict=True))
+        ordered = [features[number] for number in sorted(features)]
+        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=ordered)}}

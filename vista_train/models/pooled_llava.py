@@ -18,13 +18,13 @@ from transformers import (
     AutoModelForImageTextToText,
     LlavaConfig,
     LlavaForConditionalGeneration,
-    PreTrainedConfig,
 )
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
 from vista_train.models.chat import Piece
 from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import PixelScale
+from vista_train.models.towers import behind_layer
 from vista_train.types import Row
 from vista_train.video.sampling import View
 
@@ -89,9 +89,9 @@ class TileLayout(Layout):
         """The tokens of all tiles."""
         return ((self.token, self.tokens_per_tile * self.tiles(shown.canvas) * len(shown.times)),)
 
-    def patches(self, canvas: tuple[int, int]) -> int:
-        """Patches of all tiles of a frame."""
-        return self.patches_per_tile * self.tiles(canvas)
+    def sequences(self, shown: Shown) -> tuple[int, int]:
+        """Every tile is looked at alone."""
+        return self.tiles(shown.canvas) * len(shown.times), self.patches_per_tile
 
 
 def tile_layout(config: LongVAConfig, token: str, view: View) -> TileLayout:
@@ -108,8 +108,7 @@ def tile_layout(config: LongVAConfig, token: str, view: View) -> TileLayout:
 
 def tiles_of(row: Row, side: int) -> torch.Tensor:
     """All frames of a row cut into tiles [N, 3, side, side], frame by frame, row by row of each."""
-    cut = [rearrange(f, "t c (r h) (q w) -> (t r q) c h w", h=side, w=side) for f in row.frames if len(f)]
-    return torch.cat(cut)
+    return torch.cat([rearrange(f, "t c (r h) (q w) -> (t r q) c h w", h=side, w=side) for f, _ in row.shown])
 
 
 def pooled_media(model: LongVAForConditionalGeneration, row: Row, scale: PixelScale) -> dict[str, Any]:
@@ -124,11 +123,3 @@ def pooled_media(model: LongVAForConditionalGeneration, row: Row, scale: PixelSc
 def pooled_unread(config: LongVAConfig) -> tuple[str, ...]:
     """Patterns of the parameters behind the vision layer that is used."""
     return behind_layer(config.vision_config, r"model\.vision_tower\.", config.vision_feature_layer)
-
-
-def behind_layer(config: PreTrainedConfig, root: str, layer: int, rest: str = r"post_layernorm\.") -> tuple[str, ...]:
-    """Patterns of what lies behind the vision layer whose output is used (-2: the second last)."""
-    num = config.num_hidden_layers
-    numbers = "|".join(str(number) for number in range(num + 1 + layer, num))
-    behind = rf"{root}encoder\.layers\.({numbers})\."
-    return (behind, root + rest) if numbers else (root + rest,)

@@ -61,10 +61,10 @@ class QwenLayout(Layout):
             pieces += [f"<{seconds:.1f} seconds>", (START, 1), (VIDEO, columns * rows), (STOP, 1)]
         return [(START, 1), *pieces, (STOP, 1)] if self.outer_marks else pieces
 
-    def patches(self, canvas: tuple[int, int]) -> int:
-        """Patches of a frame, were it alone; a pair of frames has as many."""
-        columns, rows = self.cells(canvas)
-        return columns * rows * self.merge**2
+    def sequences(self, shown: Shown) -> tuple[int, int]:
+        """Every pair of frames is looked at alone, and has as many patches as one."""
+        columns, rows = self.cells(shown.canvas)
+        return -(-len(shown.times) // self.temporal), columns * rows * self.merge**2
 
     def mrope(self, ids_L: torch.Tensor, shown: Shown | None) -> torch.Tensor:
         """Words count on in all three; a run of media spreads over time, rows and columns from where words stopped."""
@@ -114,6 +114,7 @@ class QwenVL(HubFamily):
         "projector": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
         "vision": ("model.visual.",),
     }
+    media_tokens: ClassVar = {"image_token_id": IMAGE, "video_token_id": VIDEO}
     chat = ChatFormat(
         end="<|im_end|>",
         video=START + VIDEO + STOP,
@@ -151,13 +152,12 @@ class QwenVL(HubFamily):
 
     def media(self, model: Any, row: Row) -> dict[str, Any]:
         """The features of all frames, videos' and pictures', from one pass of the tower."""
-        shown = [(f, picture) for f, picture in zip(row.frames, row.pictures, strict=True) if len(f)]
-        cut = [self._patches(frames_TCHW, model.dtype) for frames_TCHW, _ in shown]
+        cut = [self._patches(frames_TCHW, model.dtype) for frames_TCHW, _ in row.shown]
         patches, grids = zip(*cut, strict=True)
         grid_N3 = torch.tensor(grids, device=row.input_ids_1L.device)
         output = model.model.get_image_features(torch.cat(patches), grid_N3)
         which = {
-            kind: [number for number, (_, picture) in enumerate(shown) if picture == (kind == "image")]
+            kind: [number for number, (_, picture) in enumerate(row.shown) if picture == (kind == "image")]
             for kind in ("video", "image")
         }
         return {

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any, ClassVar
 
+import torch
 from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
 from transformers.models.smolvlm.processing_smolvlm import (
     DEFAULT_CHAT_TEMPLATE,
@@ -17,10 +18,10 @@ from transformers.models.smolvlm.processing_smolvlm import (
 
 from vista_train.models.base import register_family
 from vista_train.models.chat import ChatFormat, Piece
-from vista_train.models.codec import Layout, Shown, square_canvas
+from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import HALF_SCALE
 from vista_train.models.hub_family import HubFamily
-from vista_train.models.mantis import padded
+from vista_train.models.towers import square_canvas
 from vista_train.types import Row
 
 IMAGE, FAKE, GLOBAL, VIDEO, END = (
@@ -56,9 +57,9 @@ class SmolVLMLayout(Layout):
             pieces += [FRAME_TIMESTAMP_MESSAGE.format(timestamp=clock), *picture]
         return [*pieces, DEFAULT_MEDIA_OUTTRO]
 
-    def patches(self, canvas: tuple[int, int]) -> int:
-        """Patches of a frame."""
-        return self.patches_per_frame
+    def sequences(self, shown: Shown) -> tuple[int, int]:
+        """Every frame is looked at alone."""
+        return len(shown.times), self.patches_per_frame
 
 
 def spoken(number: int) -> str:
@@ -80,6 +81,7 @@ class SmolVLM(HubFamily):
 
     model_types: ClassVar = {SmolVLMConfig: SmolVLMForConditionalGeneration}
     roots: ClassVar = {"projector": ("model.connector.",), "vision": ("model.vision_model.",)}
+    media_tokens: ClassVar = {"image_token_id": IMAGE}
     chat = ChatFormat(end=END, video=VIDEO, picture=IMAGE, reserved=(IMAGE, FAKE, GLOBAL, VIDEO, END), behind="")
     chat_template = DEFAULT_CHAT_TEMPLATE
     scale = HALF_SCALE
@@ -91,6 +93,5 @@ class SmolVLM(HubFamily):
         return SmolVLMLayout(patches // self.config.scale_factor**2, patches)
 
     def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """Every frame, and a mask that is true all over."""
-        pixels_1N3HW, mask_1NHW = padded(row, self.scale, model.dtype)
-        return {"pixel_values": pixels_1N3HW, "pixel_attention_mask": mask_1NHW}
+        """Every frame, as a picture of one long list."""
+        return {"pixel_values": self.scale(torch.cat([frames for frames, _ in row.shown]), model.dtype)[None]}

@@ -11,10 +11,10 @@ from transformers import VideoLlavaConfig, VideoLlavaForConditionalGeneration
 
 from vista_train.models.base import register_family
 from vista_train.models.chat import ChatFormat, Piece
-from vista_train.models.codec import Layout, Shown, square_canvas
+from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import CLIP_SCALE
 from vista_train.models.hub_family import HubFamily
-from vista_train.models.pooled_llava import behind_layer
+from vista_train.models.towers import behind_layer, square_canvas
 from vista_train.types import Row
 
 VIDEO, IMAGE = "<video>", "<image>"
@@ -32,9 +32,9 @@ class VideoLlavaLayout(Layout):
             return ((IMAGE, self.patches_per_frame),)
         return ((VIDEO, (self.patches_per_frame + 1) * len(shown.times)),)
 
-    def patches(self, canvas: tuple[int, int]) -> int:
-        """Patches of a frame."""
-        return self.patches_per_frame
+    def sequences(self, shown: Shown) -> tuple[int, int]:
+        """Every frame is looked at alone."""
+        return len(shown.times), self.patches_per_frame
 
 
 @register_family("video_llava")
@@ -49,6 +49,7 @@ class VideoLlava(HubFamily):
         "projector": ("model.multi_modal_projector.",),
         "vision": ("model.video_tower.", "model.image_tower."),
     }
+    media_tokens: ClassVar = {"image_token_id": IMAGE, "video_token_id": VIDEO}
     chat = ChatFormat(end="</s>", video=VIDEO, picture=IMAGE, reserved=(VIDEO, IMAGE, "</s>"))
     chat_template = (
         "{%- for message in messages %}"
@@ -67,15 +68,16 @@ class VideoLlava(HubFamily):
 
     def media(self, model: Any, row: Row) -> dict[str, Any]:
         """All videos' frames as those of one long video: the towers look at each alone."""
-        shown = list(zip(row.frames, row.pictures, strict=True))
-        videos = [frames for frames, picture in shown if len(frames) and not picture]
-        pictures = [frames for frames, picture in shown if picture]
-        media = {}
-        if videos:
-            media["pixel_values_videos"] = self.scale(torch.cat(videos), model.dtype)[None]
+        videos = [frames for frames, picture in row.shown if not picture]
+        pictures = [frames for frames, picture in row.shown if picture]
+        media = {"pixel_values_videos": self.scale(torch.cat(videos), model.dtype)[None]}
         if pictures:
             media["pixel_values"] = self.scale(torch.cat(pictures), model.dtype)
         return media
+
+    def reaches_all(self, row: Row) -> bool:
+        """Only videos reach the tower that learns."""
+        return any(not picture for _, picture in row.shown)
 
     def unread(self) -> tuple[str, ...]:
         """The picture tower, and what lies behind the second last layer of the video tower."""

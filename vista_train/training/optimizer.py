@@ -60,6 +60,8 @@ class OptimizerSettings:
             value = getattr(self, name)
             if not isinstance(value, PartSettings) and value < 0:
                 raise ValueError(f"train.{name} is {value}; it must not be below 0")
+            if name in PARTS and not isinstance(value, (bool, PartSettings)) and value >= 1:
+                raise ValueError(f"train.{name} is {value}; it must be true, false, or a rate such as 2.0e-5")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"train.betas are {self.betas}; both must be at least 0 and below 1")
         if self.clip_norm <= 0:
@@ -69,7 +71,10 @@ class OptimizerSettings:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must lie in 0..1")
         check_agree(self.loras)
         if not any(self.rate(part) for part in PARTS):
-            raise ValueError("train.vision, train.projector and train.language are all false; nothing would train")
+            raise ValueError(
+                f"train.vision, train.projector and train.language are all false or at a rate of 0 (train.lr is "
+                f"{self.lr}); nothing would train"
+            )
 
     def rate(self, part: str) -> float:
         """The peak learning rate of a part; 0 if it is frozen."""
