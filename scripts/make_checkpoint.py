@@ -1,11 +1,10 @@
 """Writes a checkpoint of any family with random weights and a byte tokenizer: a recipe's rehearsal on a CPU.
 
     python scripts/make_checkpoint.py qwen3_vl out/tiny_qwen3_vl
-    accelerate launch -m vista_train.train recipes/qwen3_vl.yaml \\
-        family.path=out/tiny_qwen3_vl view.width=64 view.height=64 view.multiple=32
 
-The classes are the real ones, the layout is that of the Hub; only the sizes are small. Frames are `side` pixels wide
-and high, or any multiple of it where a family takes frames of any shape.
+It prints a command that trains it on the clips of the quickstart. The classes are the real ones, the layout is that of
+the Hub; only the sizes are small. Frames are `side` pixels wide and high, or any multiple of it where a family takes
+frames of any shape.
 """
 
 from __future__ import annotations
@@ -323,7 +322,7 @@ def qwen2_5_vl() -> Made:
             "out_hidden_size": 64, "tokens_per_second": 2,
         },
         text_config={
-            **text_sizes(len(tokenizer)),
+            **text_sizes(len(tokenizer), eos_token_id=tokenizer.eos_token_id),
             "rope_parameters": {**rope(1e6), "mrope_section": [2, 3, 3]},
         },
         **_qwen_ids(tokenizer),
@@ -386,7 +385,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.layout == "published" and arguments.kind != "longva":
         parser.error("--layout published is LongVA's own layout; the others have but one")
     made = make(arguments.kind, Path(arguments.folder), arguments.seed, arguments.layout)
-    print(f"{arguments.kind} in {arguments.folder}: view.width={made.side} view.height={made.side}")
+    name = {"qwen2_5_vl": "qwen_vl", "qwen3_vl": "qwen_vl", "longva_1_5b": "longva"}.get(arguments.kind, arguments.kind)
+    print(
+        f"accelerate launch -m vista_train.train recipes/quickstart.yaml output=out/rehearsal family.name={name} "
+        f"family.path={arguments.folder} family.max_tokens=4096 train.max_row_tokens=8192 train.steps=10 "
+        f"view.width={made.side} view.height={made.side} view.min_pixels=3"
+    )
     return 0
 
 

@@ -120,7 +120,11 @@ def test_an_unknown_key_is_told_with_the_right_one(loaded, text, said):
             "nothing would train",
         ),
         ("train: {betas: [0.9]}", "train.betas.1 is missing"),
-        ("family: {name: tny}", "family.name: unknown family 'tny'; did you mean 'tiny'?"),
+        (
+            "family: {name: tny}",
+            "family.name: unknown family 'tny'; did you mean 'tiny'? known: internvl, "
+            "llava_onevision, longva, mantis, qwen_vl, smolvlm, tiny, video_llava",
+        ),
         ("family: tiny", "family is 'tiny'; it must be a section with keys of its own"),
         ("family: {max_tokens: 0}", "tiny.max_tokens is 0; it must be at least 1"),
         ("augment: [plain]", "augment is a list; it must be a section with keys of its own"),
@@ -215,7 +219,7 @@ def test_a_base_may_have_a_base_but_not_itself(loaded, tmp_path):
     (tmp_path / "below" / "lowest.yaml").write_text("base: ../base.yaml")
     with pytest.raises(ValueError, match=r"base\.yaml: base: a recipe cannot build on itself"):
         loaded("base: base.yaml")
-    with pytest.raises(ValueError, match=r"gone\.yaml: there is no such recipe"):
+    with pytest.raises(ValueError, match=r"recipe\.yaml: base is 'gone\.yaml'; there is no .*gone\.yaml"):
         loaded("base: gone.yaml")
     with pytest.raises(ValueError, match=r"gone\.yaml: there is no such recipe"):
         load_recipe(tmp_path / "gone.yaml")
@@ -243,6 +247,7 @@ def test_overrides_reach_into_lists_and_new_sections(loaded):
         ("train.steps=[1", "override 'train.steps=[1': the value is not YAML: expected ',' or ']'"),
         ("train.stps=1", "train.stps: unknown key; did you mean 'steps'?"),
         ("view.frames=0", "view.frames is 0; it must be at least 1"),
+        ("train.vision.lora=", "train.vision.lora has nothing behind it; write {} for its defaults, or leave it out"),
         ("train.vision=1", "train.vision is 1.0; it must be true, false, or a rate such as 2.0e-5"),
         ("output=", "output is None; it must be text"),
     ],
@@ -267,7 +272,6 @@ def test_a_part_is_trained_frozen_or_has_a_rate_of_its_own(loaded, value, rate):
     [
         ("{}", PartSettings()),
         ("{lr: 1e-7}", PartSettings(lr=1e-7)),
-        ("{lora: }", PartSettings(lora=LoraSettings())),
         ("{lora: {}}", PartSettings(lora=LoraSettings())),
         (
             "{lr: 1.0e-7, lora: {r: 8, alpha: 4, dropout: 1e-1, dora: true, quantize: true}}",

@@ -164,14 +164,14 @@ def test_a_picture_is_called_one():
     look = painted(view, (112, 90), 1, Box("1/2", 0, 1, "1/2"))
     assert look.frames_TCHW.shape == (1, 3, 112, 112)
     text = preview._words(look)
-    assert text[0] == "position 3   plain   a picture of 112x90   1 tokens, 1 of them learnt"
+    assert text[0] == "position 3   plain   a picture of 112x90, seen at 112x112   1 tokens, 1 of them learnt"
     assert marked(preview.sheet(look, view)).sum() > 100
 
 
 def test_everything_is_said():
     text = "\n".join(preview._words(shown("attempt 0 lost: a.mp4 gone")))
     for part in (
-        "position 17   plain   8.00 s at 200x200   4 frames   123 tokens, 45 of them learnt",
+        "position 17   plain   8.00 s at 200x200   4 frames of 100x100   123 tokens, 45 of them learnt",
         "user: What is seen?",
         "user: B. Grey",
         "assistant: B",

@@ -153,9 +153,14 @@ class Recipe(Strict):
                 raise ValueError(
                     f"family.{key} is {asked!r}, but {folder} was trained with {value!r}; choose another output"
                 )
-        now, then = self.make_optimizer().loras, before.make_optimizer().loras
+        now, then = self.make_optimizer(), before.make_optimizer()
         for part in PARTS:
-            asked, value = _shape_told(now.get(part)), _shape_told(then.get(part))
+            if bool(now.rate(part)) != bool(then.rate(part)):
+                raise ValueError(
+                    f"train.{part} is {'trained' if now.rate(part) else 'frozen'}, but {folder} was written with it "
+                    f"{'trained' if then.rate(part) else 'frozen'}; choose another output"
+                )
+            asked, value = _shape_told(now.loras.get(part)), _shape_told(then.loras.get(part))
             if asked != value:
                 raise ValueError(
                     f"train.{part}.lora is {asked}, but {folder} was trained with {value}; choose another output"
@@ -225,9 +230,9 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     return recipe
 
 
-def schema() -> dict[str, Any]:
-    """The JSON schema of a recipe."""
-    return recipe_model().model_json_schema()
+def schema(family_name: str = "tiny") -> dict[str, Any]:
+    """The JSON schema of a recipe with the settings of one family."""
+    return recipe_model(family_name).model_json_schema()
 
 
 def _shape_told(lora: LoraSettings | None) -> str:
@@ -240,8 +245,12 @@ def _with_bases(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
         raise ValueError(f"{path}: base: a recipe cannot build on itself")
     data = _read(path)
     name = data.pop("base", None)
-    below = {} if name is None else _with_bases(path.parent / str(name), (*above, path.resolve()))
-    return _merged(below, data)
+    if name is None:
+        return data
+    base = path.parent / str(name)
+    if not base.is_file():
+        raise ValueError(f"{path}: base is {name!r}; there is no {base}, and a base is looked for beside its recipe")
+    return _merged(_with_bases(base, (*above, path.resolve())), data)
 
 
 def _read(path: Path) -> dict[str, Any]:

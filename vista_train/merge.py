@@ -22,17 +22,17 @@ class Published(Protocol):
     def save_published(self, model: Any, folder: Path) -> None: ...
 
 
-def merge(checkpoint: Path, out: Path, dtype: str | None = None, layout: str = "hub") -> None:
+def merge(checkpoint: Path, out: Path, dtype: str | None = None, layout: str = "hub", base: str | None = None) -> None:
     """Write the checkpoint of a run as a whole model into a folder that is empty or not there.
 
-    Adapters are merged into the weights that its recipe names. `dtype` is that of the recipe's base if not given, or
-    float32 where the base names none.
+    Adapters are merged into the weights that its recipe names, or those in `base`. `dtype` is that of the recipe's base
+    if not given, or float32 where the base names none.
     """
     if not (checkpoint / "recipe.yaml").is_file():
         raise ValueError(f"{checkpoint} holds no recipe.yaml; it must be a step-* folder that a run wrote")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already; choose a folder that is empty or not there")
-    recipe = load_recipe(checkpoint / "recipe.yaml")
+    recipe = load_recipe(checkpoint / "recipe.yaml", [] if base is None else [f"family.path={base}"])
     settings = recipe.make_optimizer()
     is_adapter = holds_adapter(checkpoint)
     family = recipe.make_family(None if is_adapter else str(checkpoint))

@@ -117,8 +117,10 @@ def _media(shown: Shown) -> str:
         return "words alone"
     size = f"{video.size[0]}x{video.size[1]}"
     if video.frame_measure <= 1:
-        return f"a picture of {size}"
-    return f"{float(video.duration):.2f} s at {size}   {len(shown.plan.times)} frames"
+        return f"a picture of {size}, seen at {shown.frames_TCHW.shape[3]}x{shown.frames_TCHW.shape[2]}"
+    count = len(shown.plan.times)
+    height, width = shown.frames_TCHW.shape[2:]
+    return f"{float(video.duration):.2f} s at {size}   {count} frame{'s' * (count != 1)} of {width}x{height}"
 
 
 def page(everyone: Sequence[Shown], view: View) -> str:

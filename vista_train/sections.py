@@ -54,12 +54,12 @@ class Parts(Strict):
 
     @model_validator(mode="before")
     @classmethod
-    def _lora_if_bare(cls, data: Any) -> Any:
-        """`lora` with nothing behind it is the section with its defaults, not none: that would train all weights."""
-        if not isinstance(data, Mapping):
-            return data
-        bare = {key for key, value in data.items() if isinstance(value, Mapping) and value.get("lora", 0) is None}
-        return {key: {**value, "lora": {}} if key in bare else value for key, value in data.items()}
+    def _no_bare_lora(cls, data: Any) -> Any:
+        """`lora` with nothing behind it may mean its defaults, or none: too dear to guess."""
+        for key, value in data.items() if isinstance(data, Mapping) else ():
+            if isinstance(value, Mapping) and value.get("lora", 0) is None:
+                raise ValueError(f"{key}.lora has nothing behind it; write {{}} for its defaults, or leave it out")
+        return data
 
 
 def field_help(kind: type) -> dict[str, str]:

@@ -252,7 +252,7 @@ def test_small_insets_grow_to_the_pixels_asked_for_or_are_refused() -> None:
         sides.append(pixels.height)
         assert pixels.height >= 20
     assert sides.count(20) + sides.count(21) > 30
-    with pytest.raises(CannotComposeError, match=r"an inset of at most 0.4 of the frame is under 40 px"):
+    with pytest.raises(CannotComposeError, match=r"an inset of at most 0.4 of the frame is under view.min_pixels, 40"):
         placement.draw_box(rng, replace(view, min_pixels=40), (500, 500), (100, 80), (0.1, 0.4))
 
 

@@ -77,7 +77,7 @@ def test_words_alone_have_a_plan_and_a_limit(rig: Any) -> None:
     out = rig.encoded(None, TALK)
     assert (plan.times, plan.patches, plan.tokens, plan.labels) == ((), 0, len(out.input_ids), out.num_labels)
     assert plan.cost > 0
-    with pytest.raises(ValueError, match=f"text of {plan.tokens} tokens is longer than max_tokens"):
+    with pytest.raises(ValueError, match=f"text of {plan.tokens} tokens is longer than family"):
         replace(rig.family.codec, max_tokens=plan.tokens - 1).plan(sample)
 
 

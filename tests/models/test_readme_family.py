@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,9 +14,9 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 
 from vista_train.models.base import FAMILIES, load_family, register_family
 from vista_train.models.chat import CHATML, ChatFormat
-from vista_train.models.codec import Layout
 from vista_train.models.hub import CLIP_SCALE
 from vista_train.models.hub_family import HubFamily
+from vista_train.models.pooled_llava import TileLayout
 from vista_train.models.towers import behind_layer, square_canvas
 from vista_train.training.loss import summed_cross_entropy
 from vista_train.types import Encoded, Message, Row, Sample
@@ -27,7 +26,7 @@ from vista_train.video.sampling import View
 README = Path(__file__).parents[2] / "README.md"
 TALK = (Message("user", "What is it?"), Message("assistant", "A cat."))
 BESIDE = (
-    dataclass, torch, LlavaConfig, LlavaForConditionalGeneration, register_family, ChatFormat, Layout, HubFamily,
+    torch, LlavaConfig, LlavaForConditionalGeneration, register_family, ChatFormat, HubFamily, TileLayout,
     behind_layer, square_canvas,
 )  # fmt: skip
 """What the README leaves out: the imports."""
@@ -43,7 +42,7 @@ def family(make_checkpoint: ModuleType, tmp_path: Path) -> Iterator[Any]:
     exec(block, names)
     tokenizer = make_checkpoint.byte_tokenizer(["<|im_start|>", "<|im_end|>", "<image>"], "<|im_end|>", CHATML, {})
     config = LlavaConfig(
-        vision_config=CLIPVisionConfig(**make_checkpoint.vision_sizes(336)),
+        vision_config=CLIPVisionConfig(**make_checkpoint.vision_sizes(56)),
         text_config=Qwen2Config(**make_checkpoint.text_sizes(len(tokenizer))),
         image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         tie_word_embeddings=False,
@@ -51,7 +50,7 @@ def family(make_checkpoint: ModuleType, tmp_path: Path) -> Iterator[Any]:
     LlavaForConditionalGeneration(config).save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     try:
-        yield load_family("llava", {"path": str(tmp_path)}, View(frames=2))
+        yield load_family("llava", {"path": str(tmp_path)}, View(frames=2, width=56, height=56, min_pixels=2))
     finally:
         FAMILIES.pop("llava", None)
 
@@ -59,11 +58,11 @@ def family(make_checkpoint: ModuleType, tmp_path: Path) -> Iterator[Any]:
 def encoded(family: Any, video: Clip | None, seed: int) -> Encoded:
     sample = Sample(video, TALK, (), "made")
     plan = family.codec.plan(sample)
-    side = 336 if video else 0
+    side = 56 if video else 0
     noise = torch.Generator().manual_seed(seed)
     frames = torch.randint(256, (len(plan.times), 3, side, side), dtype=torch.uint8, generator=noise)
     out = family.codec.encode(sample, plan, frames, seed)
-    assert (plan.tokens, plan.patches) == (len(out.input_ids), 576 * len(plan.times))
+    assert (plan.tokens, plan.patches) == (len(out.input_ids), 16 * len(plan.times))
     return out
 
 

@@ -92,7 +92,7 @@ def test_packed_is_unpacked(
 ) -> None:
     model.train(training)
     if checkpointed:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     samples = mixed(tiny)
     together_LD = tiny.hidden_states(model, packed(samples))
     apart_LD = torch.cat([tiny.hidden_states(model, packed([sample])) for sample in samples])
@@ -123,7 +123,7 @@ def test_gradients_do_not_depend_on_checkpointing_or_packing(
 
     plain = gradients([packed(samples)])
     apart = gradients([packed([sample]) for sample in samples])
-    model.gradient_checkpointing_enable()
+    model.activation_checkpointing_enable()
     checkpointed = gradients([packed(samples)])
     # A key's bias shifts all scores of a query alike: its gradient is zero but for rounding, so all share one scale.
     scale = max(grad.abs().max() for grad in plain)
@@ -151,7 +151,7 @@ def test_a_row_without_labels_gives_every_part_a_zero_gradient(
 ) -> None:
     model.train()
     if checkpointed:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     row = packed([words_only(tiny, text) for text in texts])
     row = replace(row, labels_1L=torch.full_like(row.labels_1L, -100))
     hidden_LD = tiny.hidden_states(model, row)

@@ -197,7 +197,8 @@ with torch.no_grad():
 def inputs_of(trainer: Trainer) -> dict[str, torch.Tensor]:
     """The dummy sample as the model's own forward pass takes it."""
     row = Row.packed([trainer.family.codec.dummy()])  # type: ignore[attr-defined]
-    return {"input_ids": row.input_ids_1L, **trainer.family.media(trainer.model, row)}  # type: ignore[attr-defined]
+    pixels = trainer.family.scale(torch.cat(row.frames), torch.float32)  # type: ignore[attr-defined]
+    return {"input_ids": row.input_ids_1L, "pixel_values": pixels}
 
 
 def logits_of(model: Any, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
@@ -286,9 +287,9 @@ def test_merge_says_what_it_cannot_do(
         ({"language": {"lora": {"r": 8}}}, r"train\.language\.lora is r 8, .*trained with r 4, alpha 8\.0"),
         ({"language": {"lora": {"r": 4, "alpha": 9}}}, r"train\.language\.lora is r 4, alpha 9\.0"),
         ({"language": True}, r"train\.language\.lora is none, but .*step-000002 was trained with r 4"),
-        ({"vision": LORA, "language": LORA}, r"train\.vision\.lora is r 4, .* was trained with none"),
-        ({"projector": False}, "left over: .*multi_modal_projector"),
-        ({"vision": True}, "missing: .*vision_tower"),
+        ({"vision": LORA, "language": LORA}, r"train\.vision is trained, but .* was written with it frozen"),
+        ({"projector": False}, r"train\.projector is frozen, but .* was written with it trained"),
+        ({"projector": {"lora": {"r": 4, "dropout": 0.1}}}, r"train\.projector\.lora is r 4, .* was trained with none"),
     ],
 )
 def test_a_run_goes_on_with_the_adapters_it_has(

@@ -107,7 +107,7 @@ def draw_box(
         grown = (view.min_pixels + 1) / shown
         if share * grown > Fraction(repr(float(scale[1]))) * span:
             raise CannotComposeError(
-                f"an inset of at most {scale[1]} of the frame is under {view.min_pixels} px on the model's canvas"
+                f"an inset of at most {scale[1]} of the frame is under view.min_pixels, {view.min_pixels} px"
             )
         width, height = width * grown, height * grown
     left = _spot(rng, window.left, window.right - width)

@@ -128,10 +128,13 @@ def register_family(name: str) -> Callable[[FamilyType], FamilyType]:
 def family(name: str) -> type[Family]:
     """The family class called `name`, from models/<name>.py unless already registered; `ValueError` if unknown."""
     package = importlib.import_module("vista_train.models")
-    modules = {module.name for module in pkgutil.iter_modules(package.__path__)}
+    modules = [module.name for module in pkgutil.iter_modules(package.__path__)]
     if name not in FAMILIES and name in modules:
         importlib.import_module(f"vista_train.models.{name}")
     if name not in FAMILIES:
+        # All are imported, to say which there are.
+        for module in modules:
+            importlib.import_module(f"vista_train.models.{module}")
         raise ValueError(f"unknown family {name!r}; {_nearest(name, sorted(FAMILIES))}")
     return FAMILIES[name]
 
@@ -152,4 +155,5 @@ def load_family(name: str, settings: Any, view: View) -> Family:
 
 def _nearest(name: str, known: list[str]) -> str:
     matches = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {matches[0]!r}?" if matches else f"known: {', '.join(known)}"
+    guess = f"did you mean {matches[0]!r}? " if matches else ""
+    return f"{guess}known: {', '.join(known)}"

@@ -126,13 +126,13 @@ class MediaCodec:
             tokenize(self.tokenizer, self.chat, messages, shows_nothing, bool(shown and shown.picture)).input_ids
         )
         if video is None or shown is None:
-            raise ValueError(f"text of {words} tokens is longer than max_tokens, {self.max_tokens}")
+            raise ValueError(f"text of {words} tokens is longer than family.max_tokens, {self.max_tokens}")
         while len(chat.input_ids) > self.max_tokens:
             count, needed = len(shown.times), len(chat.input_ids) - words
             if count == 1:
                 raise ValueError(
                     f"text of {words} tokens leaves no room for one frame of {needed} tokens; "
-                    f"max_tokens is {self.max_tokens}"
+                    f"family.max_tokens is {self.max_tokens}"
                 )
             # Tokens grow at most in proportion to frames, and two frames may share theirs: no count is passed over.
             most = max(1, count * (self.max_tokens - words) // needed + 1)

@@ -80,10 +80,12 @@ def checkpoint_folder(path: str | None, name: str) -> Path:
             f"family.path is missing; it must be the folder of a {name} checkpoint, such as `hf download` makes"
         )
     folder = Path(path)
-    if not (folder / "config.json").is_file():
-        raise ValueError(f"family.path is {path!r}; it must be a folder with a config.json")
     if (folder / ADAPTER_FILE).exists():
         raise ValueError(f"family.path {path!r} holds an adapter; `vista-train merge` makes a whole checkpoint of it")
+    if not (folder / "config.json").is_file():
+        raise ValueError(
+            f"family.path is {path!r}; it must be a folder with a config.json, such as `hf download` makes"
+        )
     return folder
 
 
@@ -176,7 +178,9 @@ def load_weights(
             **options,
         )
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"the weights in {str(folder)!r} cannot be read: {_line(error)}") from error
+        raise ValueError(
+            f"the weights in {str(folder)!r} cannot be read ({_line(error)}); download them again"
+        ) from error
     faults = {key: sorted(map(_fault, names)) for key, names in report.items() if names}
     if faults:
         told = "; ".join(f"{FAULTS.get(key, key)}: {some(names)}" for key, names in faults.items())

@@ -218,6 +218,9 @@ class HubFamily:
             # Of the language model, its layers: the tables at either end are looked up, or counted by label.
             if ".layers." in name if part == "language" else not self._is_unread(name):
                 sizes[part] += parameter.numel()
+        empty = [part for part, size in sizes.items() if not size]
+        if empty:
+            raise ValueError(f"{type(self).__name__}.roots: the model has no parameters in {' and '.join(empty)}")
         text = self.config.get_text_config()
         vision_layers, vision_width = self.vision_size()
         return Compute(

@@ -87,7 +87,7 @@ class Trainer:
         loras, full, device = self.settings.loras, self.settings.full, self.accelerator.device
         self.model = load_tuned(family, loras, full, device.type, seed, resume_from)
         if self.loop.gradient_checkpointing:
-            self.model.gradient_checkpointing_enable()
+            self.model.activation_checkpointing_enable()
         self.model.train()
         groups = trainable_groups(family.parts(self.model), self.settings)
         if not any(lora.quantize for lora in loras.values()):
@@ -220,14 +220,17 @@ class Trainer:
         rows = planner.rows(self.step_number) if self.step_number < self.num_steps else []
         accelerator, first = self.accelerator, rows[0] if rows else None
         parts = {part: [p for _, p in named] for part, named in self.family.parts(self.model).items()}
-        sizes = ", ".join(f"{part} {_sizes_told(members)}" for part, members in parts.items())
+        sizes = ", ".join(f"{part} {_sizes_told(members)}{self.settings.told(part)}" for part, members in parts.items())
+        precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
+        view = self.dataset.codec.view
         mix = ", ".join(f"{item.augment.name} {item.weight:g}" for item in self.dataset.mix)
         clips = sum(len(source) for source in self.dataset.sources.values())
         attention = describe_attention(self.model.config._attn_implementation)
         lines = [
-            f"processes  {accelerator.num_processes} on {accelerator.device.type}, {accelerator.mixed_precision}",
+            f"processes  {accelerator.num_processes} on {accelerator.device.type}, {precision}",
             f"model      {self.family.name}: {sizes}",
             f"attention  {attention}",
+            f"view       {view.told()}",
             f"data       {clips} clips, {len(self.unusable)} left out; {len(self.dataset)} samples an epoch; {mix}",
             f"steps      {self.step_number} done of {self.num_steps}, {self.loop.budget.batch_samples} samples each",
         ]

@@ -83,6 +83,12 @@ class OptimizerSettings:
             return self.lr if asked.lr is None else asked.lr
         return self.lr if asked is True else float(asked)
 
+    def told(self, part: str) -> str:
+        """How a part is trained, for a line on it; nothing if it is frozen."""
+        rate, lora = self.rate(part), self.loras.get(part)
+        shape = f", {'DoRA' if lora.dora else 'LoRA'} r {lora.r} alpha {lora.shape['alpha']:g}" if lora else ""
+        return f" at {rate:g}{shape}" if rate else ""
+
     @property
     def loras(self) -> dict[str, LoraSettings]:
         """The adapters of the parts that have some."""

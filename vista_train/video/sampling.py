@@ -65,6 +65,12 @@ class View:
                 f"view.multiple squared, {self.multiple}x{self.multiple}"
             )
 
+    def told(self) -> str:
+        """One line on it."""
+        rate = f" at {self.fps:g} a second" if self.sampling == "fps" else f", {self.sampling}"
+        tiles = f", {self.tiles} tiles over all" if self.tiles else ""
+        return f"at most {self.frames} frames{rate}, {self.width}x{self.height}, {self.fit}{tiles}"
+
     def times(self, duration: Fraction, frame_measure: Fraction, limit: int | None = None) -> tuple[Fraction, ...]:
         """The sampled times of a video of `duration` seconds that shows `frame_measure` source frames.
 
