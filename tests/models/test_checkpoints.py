@@ -212,3 +212,16 @@ def test_pixels_are_scaled_as_the_checkpoint_says(rig: Any, folder: Path) -> Non
 )  # fmt: skip
 def test_numbers_are_spoken(number: int, words: str) -> None:
     assert spoken(number) == words
+
+
+@pytest.mark.parametrize("kind", ["smolvlm", "internvl"])
+def test_a_marker_that_is_no_token_is_none_of_ours_to_miss(kind: str, rigs: Any, tmp_path: Path) -> None:
+    """These templates write <video> for what comes in its place before anything is tokenized."""
+    rig = rigs(kind)
+    folder = Path(shutil.copytree(rig.folder, tmp_path / "checkpoint"))
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        text = (folder / name).read_text(encoding="utf-8").replace("<video>", "<other>")
+        (folder / name).write_text(text, encoding="utf-8")
+    family = again(rig, folder)
+    sample = rig.sample(SHOWN[0])
+    assert family.codec.plan(sample).tokens == rig.family.codec.plan(sample).tokens

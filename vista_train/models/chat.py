@@ -39,7 +39,7 @@ class ChatFormat:
     picture: str
     """The same for a picture."""
     reserved: tuple[str, ...]
-    """Special tokens that no message can speak: those of media among them."""
+    """Special tokens that no message can speak, those that media become among them; every tokenizer must have them."""
     behind: str = "\n"
     """What stands between media and the words behind them, where the template puts nothing there."""
     kind: str = "video"

@@ -48,9 +48,7 @@ class InternVL(HubFamily):
 
     model_types: ClassVar = {InternVLConfig: InternVLForConditionalGeneration}
     media_tokens: ClassVar = {"image_token_id": CONTEXT}
-    chat = ChatFormat(
-        end="<|im_end|>", video=VIDEO, picture=CONTEXT, reserved=(CONTEXT, START, STOP, VIDEO, "<|im_end|>")
-    )
+    chat = ChatFormat(end="<|im_end|>", video=VIDEO, picture=CONTEXT, reserved=(CONTEXT, START, STOP, "<|im_end|>"))
     chat_template = CHATML
     scale = IMAGENET_SCALE
 

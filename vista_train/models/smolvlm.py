@@ -82,7 +82,7 @@ class SmolVLM(HubFamily):
     model_types: ClassVar = {SmolVLMConfig: SmolVLMForConditionalGeneration}
     roots: ClassVar = {"projector": ("model.connector.",), "vision": ("model.vision_model.",)}
     media_tokens: ClassVar = {"image_token_id": IMAGE}
-    chat = ChatFormat(end=END, video=VIDEO, picture=IMAGE, reserved=(IMAGE, FAKE, GLOBAL, VIDEO, END), behind="")
+    chat = ChatFormat(end=END, video=VIDEO, picture=IMAGE, reserved=(IMAGE, FAKE, GLOBAL, END), behind="")
     chat_template = DEFAULT_CHAT_TEMPLATE
     scale = HALF_SCALE
 
