@@ -387,8 +387,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     made = make(arguments.kind, Path(arguments.folder), arguments.seed, arguments.layout)
     name = {"qwen2_5_vl": "qwen_vl", "qwen3_vl": "qwen_vl", "longva_1_5b": "longva"}.get(arguments.kind, arguments.kind)
     print(
-        f"accelerate launch -m vista_train.train recipes/quickstart.yaml output=out/rehearsal family.name={name} "
-        f"family.path={arguments.folder} family.max_tokens=4096 train.max_row_tokens=8192 train.steps=10 "
+        f"accelerate launch -m vista_train.train recipes/quickstart.yaml output=out/rehearsal_{arguments.kind} "
+        f"family.name={name} family.path={arguments.folder} family.max_tokens=4096 train.max_row_tokens=8192 train.steps=10 "
         f"view.width={made.side} view.height={made.side} view.min_pixels=3"
     )
     return 0

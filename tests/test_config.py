@@ -105,7 +105,7 @@ def test_an_unknown_key_is_told_with_the_right_one(loaded, text, said):
         ("train: {vision: -1}", "train.vision is -1.0; it must not be below 0"),
         ("train: {vision: {lr: fast}}", "train.vision.lr is 'fast'; it must be a number"),
         ("train: {vision: {lr: .nan}}", "train.vision.lr is nan; it must be a finite number"),
-        ("train: {vision: {lr: 0}}", "train.vision.lr is 0.0; it must be above 0 (a part is frozen by false)"),
+        ("train: {vision: {lr: 0}}", "train.vision.lr is 0.0; it must lie between 0 and 1 (a part is frozen by false)"),
         ("train: {vision: {lora: true}}", "train.vision.lora is True; it must be a section with keys of its own"),
         ("train: {vision: {lora: {r: 1.5}}}", "train.vision.lora.r is 1.5; it must be a whole number"),
         ("train: {vision: {lora: {r: 0}}}", "train.vision.lora.r is 0; it must be at least 1"),

@@ -101,7 +101,10 @@ class Recipe(Strict):
 
         A sample's cost is that of what `train` trains.
         """
-        settings = dataclasses.replace(self.make_settings(), path=path) if path else self.make_settings()
+        settings = self.make_settings()
+        if path:
+            # A checkpoint of a run has the chat template that the run had.
+            settings = dataclasses.replace(settings, path=path, chat_template=None)
         chosen = load_family(self.family.name, settings, self.make_view())
         language, vision = self.make_optimizer().passes
         codec: Any = chosen.codec

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -32,9 +33,12 @@ def merge(checkpoint: Path, out: Path, dtype: str | None = None, layout: str = "
         raise ValueError(f"{checkpoint} holds no recipe.yaml; it must be a step-* folder that a run wrote")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} is there already; choose a folder that is empty or not there")
-    recipe = load_recipe(checkpoint / "recipe.yaml", [] if base is None else [f"family.path={base}"])
-    settings = recipe.make_optimizer()
     is_adapter = holds_adapter(checkpoint)
+    if base is not None and not is_adapter:
+        raise ValueError(f"{checkpoint} holds whole weights; a base is for adapters")
+    # In quotes, the value is text whatever it looks like.
+    recipe = load_recipe(checkpoint / "recipe.yaml", [] if base is None else [f"family.path={json.dumps(base)}"])
+    settings = recipe.make_optimizer()
     family = recipe.make_family(None if is_adapter else str(checkpoint))
     is_published = layout == "published"
     if is_published and not isinstance(family, Published):

@@ -63,13 +63,14 @@ class Rig:
         return self.family.codec.encode(sample, plan, self.frames(video, len(plan.times), seed), seed)
 
     def mixed(self) -> list[Encoded]:
-        """Videos of unlike shapes and frame counts, words alone, and a picture."""
+        """Videos of unlike shapes and frame counts, the first and last of one shape, words alone, and a picture."""
         return [
             self.encoded(VIDEO, seed=1),
             self.encoded(None, TALK[:2], seed=2),
             self.encoded(PICTURE, TALK[2:], seed=3),
             self.encoded(SHORT, TALK[:2], seed=4),
             self.encoded(None, seed=5),
+            self.encoded(VIDEO, TALK[:2], seed=6),
         ]
 
     def hidden(self, model: Any, samples: list[Encoded]) -> torch.Tensor:

@@ -53,7 +53,10 @@ def test_a_checkpoint_without_settings_to_generate_by_is_read(rig: Any, folder: 
         ("preprocessor_config.json", '{"image_mean": [0, 0, 0], "image_std": [0, 1, 1]}', "deviations above 0"),
         ("preprocessor_config.json", '{"image_mean": [0, 0], "image_std": [1, 1, 1]}', "three numbers each"),
         ("model.safetensors", "garbage", "cannot be read"),
-        ("model.safetensors.index.json", '{"weight_map": {"a": "../b.safetensors"}}', "is not in the folder"),
+        ("model.safetensors.index.json", '{"weight_map": {"a": "../b.safetensors"}}', "is no file in the folder"),
+        ("model.safetensors.index.json", '{"weight_map": []}', "is no file in the folder"),
+        ("generation_config.json", "[]", "must hold a JSON object, not a list"),
+        ("tokenizer.json", "{}", "holds no tokenizer that can be read"),
     ],
 )
 def test_broken_files_are_told_in_a_sentence(rig: Any, folder: Path, name: str, text: str, words: str) -> None:
@@ -73,15 +76,19 @@ def test_folders_without_weights_or_tokenizer_are_told(rig: Any, folder: Path) -
 
 
 @pytest.mark.parametrize(
-    "settings", [{"temperature": 0.9, "top_p": 0.6, "max_length": 64}, {"do_sample": False, "temperature": 0.01}]
+    "settings",
+    [
+        {"temperature": 0.9, "top_p": 0.6, "max_length": 64},
+        {"do_sample": False, "temperature": 0.01},
+        {"pad_token_id": -1, "length_penalty": 1.2},
+    ],
 )
-def test_settings_to_sample_by_can_be_saved_again(rig: Any, folder: Path, settings: dict[str, Any]) -> None:
+def test_what_a_checkpoint_generates_by_is_kept_as_it_is(rig: Any, folder: Path, settings: dict[str, Any]) -> None:
+    """Also what transformers reads and would not write."""
     (folder / "generation_config.json").write_text(json.dumps(settings))
     family = again(rig, folder)
     family.save(family.load(), folder / "again")
-    saved = json.loads((folder / "again" / "generation_config.json").read_text())
-    assert saved["temperature"] == settings["temperature"]
-    assert saved["do_sample"] is True
+    assert json.loads((folder / "again" / "generation_config.json").read_text()) == settings
 
 
 def test_processor_files_outlive_the_folder_they_came_from(rig: Any, folder: Path, tmp_path: Path) -> None:
@@ -110,8 +117,13 @@ def test_tokens_that_a_tokenizer_lacks_or_has_elsewhere_are_told(rig: Any, folde
         again(rig, folder)
 
 
-def test_a_template_that_ends_no_answer_gives_way_to_the_familys(rig: Any, folder: Path) -> None:
-    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + ' ' }}{% endfor %}"
+def ending(rig: Any) -> str:
+    """What ends the last answer alone."""
+    return rig.family.codec.chat.end
+
+
+def test_a_template_that_ends_not_every_answer_gives_way_to_the_familys(rig: Any, folder: Path) -> None:
+    template = "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + ' ' }}{% endfor %}" + ending(rig)
     (folder / "chat_template.jinja").write_text(template)
     with pytest.warns(UserWarning, match="cannot be trained on"):
         family = again(rig, folder)

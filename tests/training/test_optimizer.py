@@ -97,7 +97,7 @@ def test_work_is_three_passes_where_weights_train_and_two_where_gradients_pass(
 
 
 def test_a_section_cannot_freeze_its_part() -> None:
-    with pytest.raises(ValueError, match=r"lr is 0; it must be above 0 \(a part is frozen by false\)"):
+    with pytest.raises(ValueError, match=r"lr is 0; it must lie between 0 and 1 \(a part is frozen by false\)"):
         PartSettings(lr=0)
 
 

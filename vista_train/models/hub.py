@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -25,6 +26,7 @@ OFFLINE = {"trust_remote_code": False, "local_files_only": True}
 PROCESSOR_FILES = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 TEMPLATE_FILES = ("chat_template.json", "processor_config.json")
 """Where a processor keeps a chat template that the tokenizer does not."""
+GENERATION_FILE = "generation_config.json"
 ADAPTER_FILE = "adapter_config.json"
 SHARD_SIZE = "5GB"
 
@@ -108,7 +110,10 @@ def read_config(folder: Path, config_types: Sequence[type[PreTrainedConfig]]) ->
     known = [kind.model_type for kind in config_types]
     if found not in known:
         raise ValueError(f"family.path {str(folder)!r} holds a {found!r}, not a {' or '.join(map(repr, known))}")
-    config = AutoConfig.from_pretrained(folder, **OFFLINE)
+    try:
+        config = AutoConfig.from_pretrained(folder, **OFFLINE)
+    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+        raise ValueError(f"{folder / 'config.json'} cannot be read: {_line(error)}") from error
     choose_kernels(config, "eager")
     return config
 
@@ -125,7 +130,7 @@ def read_tokenizer(
     """The tokenizer with the chat template that a file names, else its own, else the processor's, else the default."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **OFFLINE)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"family.path {str(folder)!r} holds no tokenizer that can be read: {_line(error)}") from error
     if template_file is not None:
         if not Path(template_file).is_file():
@@ -160,12 +165,15 @@ def load_weights(
     key_mapping: Mapping[str, str] | None = None,
 ) -> PreTrainedModel:
     """The model with its weights. `ValueError` names every tensor that is missing, left over or of another shape."""
-    if not (folder / "generation_config.json").is_file():
-        # Without the file, a model whose configuration is given finds no settings to generate by.
-        options = {**options, "generation_config": GenerationConfig.from_model_config(config)}
-    for name in read_json(folder / "model.safetensors.index.json").get("weight_map", {}).values():
-        if Path(name).name != name:
-            raise ValueError(f"{folder / 'model.safetensors.index.json'} names {name!r}, which is not in the folder")
+    # What it generates by is the checkpoint's own file, which is kept as it is: transformers would refuse to save much
+    # that it reads.
+    options = {**options, "generation_config": GenerationConfig.from_model_config(config)}
+    files = read_json(folder / "model.safetensors.index.json").get("weight_map", {})
+    for name in files.values() if isinstance(files, dict) else [files]:
+        if not isinstance(name, str) or Path(name).name != name:
+            raise ValueError(
+                f"{folder / 'model.safetensors.index.json'} names {name!r}, which is no file in the folder"
+            )
     try:
         model, report = model_type.from_pretrained(
             folder,
@@ -185,21 +193,7 @@ def load_weights(
     if faults:
         told = "; ".join(f"{FAULTS.get(key, key)}: {some(names)}" for key, names in faults.items())
         raise ValueError(f"the weights in {str(folder)!r} do not fit the model: {told}")
-    _check_generation(model, folder)
     return model
-
-
-def _check_generation(model: PreTrainedModel, folder: Path) -> None:
-    """Make settings to generate by such that they can be saved: those to sample by mean that it samples."""
-    generation = model.generation_config
-    try:
-        generation.validate(strict=True)
-    except ValueError:
-        generation.do_sample = True
-        try:
-            generation.validate(strict=True)
-        except ValueError as error:
-            raise ValueError(f"{folder / 'generation_config.json'} cannot be saved again: {_line(error)}") from error
 
 
 def _fault(name: Any) -> str:
@@ -222,20 +216,23 @@ def some(names: Sequence[str]) -> str:
     return ", ".join(names[:8]) + more
 
 
-def read_processor(folder: Path) -> dict[str, bytes]:
-    """How a checkpoint's frames are prepared: files that nothing here changes, and every save writes again."""
-    return {name: (folder / name).read_bytes() for name in PROCESSOR_FILES if (folder / name).is_file()}
+def read_kept(folder: Path) -> dict[str, bytes]:
+    """How a checkpoint prepares frames and generates: files that nothing here changes, and every save writes again."""
+    present = [name for name in (*PROCESSOR_FILES, GENERATION_FILE) if (folder / name).is_file()]
+    for name in present:
+        read_json(folder / name)
+    return {name: (folder / name).read_bytes() for name in present}
 
 
 def save_model(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
     folder: Path,
-    processor: Mapping[str, bytes],
+    kept: Mapping[str, bytes],
     state: Mapping[str, torch.Tensor] | None,
     native: bool,
 ) -> None:
-    """Write a whole checkpoint: sharded safetensors, configs, tokenizer and processor files.
+    """Write a whole checkpoint: sharded safetensors, configs, tokenizer, and the files that are kept.
 
     `native` keeps the model's own names for its tensors; else they are written as on the Hub.
     """
@@ -245,5 +242,10 @@ def save_model(
     config.use_cache = config.get_text_config().use_cache = True
     config.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    for name, content in processor.items():
+    write_kept(kept, folder)
+
+
+def write_kept(kept: Mapping[str, bytes], folder: Path) -> None:
+    """Write what `read_kept` read."""
+    for name, content in kept.items():
         (folder / name).write_bytes(content)

@@ -24,7 +24,7 @@ from vista_train.models.hub import (
     checkpoint_folder,
     load_weights,
     read_config,
-    read_processor,
+    read_kept,
     read_scale,
     read_tokenizer,
     save_model,
@@ -32,7 +32,7 @@ from vista_train.models.hub import (
 from vista_train.types import Message, Row
 from vista_train.video.sampling import View
 
-PROBE = (Message("user", "."), Message("assistant", "."))
+PROBE = (Message("user", "."), Message("assistant", ".")) * 2
 
 
 class HubFamily:
@@ -62,8 +62,8 @@ class HubFamily:
     """Whether the family's own model class is saved under its own names."""
     folder: Path | None
     """Where its checkpoint lies; None for one that is made from nothing."""
-    processor: Mapping[str, bytes] = MappingProxyType({})
-    """Files of the checkpoint's processor by name, to be saved with every checkpoint."""
+    kept: Mapping[str, bytes] = MappingProxyType({})
+    """Files of the checkpoint by name that every save writes again as they are."""
     config: Any
     codec: MediaCodec
 
@@ -73,7 +73,7 @@ class HubFamily:
         self.config = self.read_config(self.folder)
         tokenizer = read_tokenizer(self.folder, self.config, settings.chat_template, self.chat_template)
         self.scale = read_scale(self.folder, self.scale)
-        self.processor = read_processor(self.folder)
+        self.kept = read_kept(self.folder)
         self.set_up(tokenizer)
 
     def read_config(self, folder: Path) -> PreTrainedConfig:
@@ -165,7 +165,7 @@ class HubFamily:
 
     def save(self, model: Any, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write the checkpoint that `from_pretrained` reads."""
-        save_model(model, self.tokenizer, folder, self.processor, state, self.native_layout)
+        save_model(model, self.tokenizer, folder, self.kept, state, self.native_layout)
 
     def vision_size(self) -> tuple[int, int]:
         """Layers and width of the vision tower."""

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 from vista_train.models.base import register_family
 from vista_train.models.chat import CHATML, ChatFormat
-from vista_train.models.hub import CLIP_SCALE, load_weights, read_config, read_json
+from vista_train.models.hub import CLIP_SCALE, load_weights, read_config, read_json, write_kept
 from vista_train.models.hub_family import HubFamily
 from vista_train.models.longva_published import FROM_PUBLISHED, PUBLISHED_TYPE, config_of_published, write_published
 from vista_train.models.pooled_llava import (
@@ -74,3 +74,4 @@ class LongVA(HubFamily):
     def save_published(self, model: Any, folder: Path) -> None:
         """Write the `llava_qwen` layout that LongVA's own code and VISTA's read."""
         write_published(model, self.tokenizer, folder)
+        write_kept(self.kept, folder)

@@ -20,6 +20,10 @@ def square_canvas(view: View, side: int, patch: int) -> int:
 def behind_layer(config: PreTrainedConfig, root: str, layer: int, rest: str = r"post_layernorm\.") -> tuple[str, ...]:
     """Patterns of what lies behind the hidden state that is used: number `layer`, 0 the embeddings, -1 the last."""
     num = config.num_hidden_layers
+    if not isinstance(layer, int) or not -num - 1 <= layer <= num:
+        raise ValueError(
+            f"vision_feature_layer is {layer!r}; the tower has hidden states 0 to {num}, or -1 for the last"
+        )
     numbers = "|".join(str(number) for number in range(layer % (num + 1), num))
     behind = rf"{root}encoder\.layers\.({numbers})\."
     return (behind, root + rest) if numbers else (root + rest,)

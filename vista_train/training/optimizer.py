@@ -28,8 +28,8 @@ class PartSettings:
     __pydantic_config__: ClassVar = {"extra": "forbid", "allow_inf_nan": False, "use_attribute_docstrings": True}
 
     def __post_init__(self) -> None:
-        if self.lr is not None and self.lr <= 0:
-            raise ValueError(f"lr is {self.lr}; it must be above 0 (a part is frozen by false)")
+        if self.lr is not None and not 0 < self.lr < 1:
+            raise ValueError(f"lr is {self.lr}; it must lie between 0 and 1 (a part is frozen by false)")
 
 
 @dataclass(frozen=True)
