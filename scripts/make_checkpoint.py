@@ -388,8 +388,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = {"qwen2_5_vl": "qwen_vl", "qwen3_vl": "qwen_vl", "longva_1_5b": "longva"}.get(arguments.kind, arguments.kind)
     print(
         f"accelerate launch -m vista_train.train recipes/quickstart.yaml output=out/rehearsal_{arguments.kind} "
-        f"family.name={name} family.path={arguments.folder} family.max_tokens=4096 train.max_row_tokens=8192 train.steps=10 "
-        f"view.width={made.side} view.height={made.side} view.min_pixels=3"
+        f"family.name={name} family.path={arguments.folder} family.max_tokens=4096 train.max_row_tokens=8192 "
+        f"train.steps=10 view.width={made.side} view.height={made.side} view.min_pixels=3"
     )
     return 0
 
