@@ -88,8 +88,6 @@ def small(path: Path, world: Path, make_checkpoint: ModuleType, folder: Path) ->
 
 @every
 def test_a_recipe_trains(path: Path, world: Path, make_checkpoint: ModuleType, tmp_path: Path) -> None:
-    if path.stem == "vista":
-        pytest.skip("vista.yaml is what others build on; it names no model, and no size")
     recipe = small(path, world, make_checkpoint, tmp_path)
     trainer = train(recipe)
     lines = [json.loads(line) for line in (tmp_path / "out" / "log.jsonl").read_text().splitlines()]
