@@ -70,14 +70,15 @@ class Mantis(HubFamily):
 
         Padded to one shape, as transformers' processor pads them, frames would cost more than was planned of them.
         """
+        shown = [frames_TCHW for frames_TCHW, _ in row.shown]
         by_shape: dict[torch.Size, list[int]] = {}
-        for number, (frames_TCHW, _) in enumerate(row.shown):
+        for number, frames_TCHW in enumerate(shown):
             by_shape.setdefault(frames_TCHW.shape[2:], []).append(number)
         features: dict[int, torch.Tensor] = {}
         for numbers in by_shape.values():
-            frames = [row.shown[number][0] for number in numbers]
-            seen = model.model.get_image_features(self.scale(torch.cat(frames), model.dtype)[None])
-            lengths = [len(frames_TCHW) * self.config.perceiver_config.resampler_n_latents for frames_TCHW in frames]
+            alike_TCHW = torch.cat([shown[number] for number in numbers])
+            seen = model.model.get_image_features(self.scale(alike_TCHW, model.dtype)[None])
+            lengths = [len(shown[number]) * self.config.perceiver_config.resampler_n_latents for number in numbers]
             features.update(zip(numbers, torch.cat(seen.pooler_output).split(lengths), strict=True))
         ordered = [features[number] for number in sorted(features)]
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=ordered)}}
