@@ -43,7 +43,7 @@ pytestmark = pytest.mark.xdist_group("transformers")
 
 def references() -> Path:
     """The folder with torchvision, which only transformers' processors need; skips where there is none."""
-    folder = Path(os.environ.get("VISTA_TRAIN_REFERENCES") or Path(sys.prefix) / "references")
+    folder = Path(sys.prefix) / "references"
     if not (folder / "torchvision").is_dir():
         pytest.skip(
             f"no torchvision in {folder}; scripts/install.sh puts it there, VISTA_TRAIN_REFERENCES names another"

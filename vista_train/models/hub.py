@@ -29,6 +29,8 @@ TEMPLATE_FILES = ("chat_template.json", "processor_config.json")
 GENERATION_FILE = "generation_config.json"
 ADAPTER_FILE = "adapter_config.json"
 SHARD_SIZE = "5GB"
+FAULTS = {"missing_keys": "missing", "unexpected_keys": "left over", "mismatched_keys": "of another shape"}
+"""What transformers calls what is wrong with a checkpoint's tensors, in words."""
 
 
 @dataclass(frozen=True)
@@ -205,9 +207,6 @@ def _fault(name: Any) -> str:
 
 def _line(error: Exception) -> str:
     return " ".join(str(error).split())[:300]
-
-
-FAULTS = {"missing_keys": "missing", "unexpected_keys": "left over", "mismatched_keys": "of another shape"}
 
 
 def some(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 from transformers import CLIPVisionConfig, PreTrainedTokenizerBase, Qwen2Config
 from transformers.modeling_utils import PreTrainedModel
 
+from vista_train.models.hub import SHARD_SIZE
 from vista_train.models.pooled_llava import LongVAConfig
 
 PUBLISHED_TYPE = "llava_qwen"
@@ -94,7 +95,7 @@ def write_published(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, 
         _published(name): tensor[:rows].contiguous() if tensor.data_ptr() in tables else tensor
         for name, tensor in model.state_dict().items()
     }
-    model.save_pretrained(folder, state_dict=state, save_original_format=False, max_shard_size="5GB")
+    model.save_pretrained(folder, state_dict=state, save_original_format=False, max_shard_size=SHARD_SIZE)
     text = config.get_text_config()
     sizes = {
         key: value
