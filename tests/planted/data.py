@@ -31,6 +31,20 @@ MUTANTS = (
         "tests/data/test_draws.py::test_no_two_draws_share_a_stream",
     ),
     Mutant(
+        "anchor_gone_after_one_cast",
+        "vista_train/data/dataset.py",
+        "            if number % TRIES_PER_ANCHOR == 0:\n",
+        "            if True:\n",
+        "tests/data/test_casting.py::test_the_anchor_stays_while_others_can_take_their_turn",
+    ),
+    Mutant(
+        "evidence_on_dropped_frames",
+        "vista_train/data/dataset.py",
+        "len(plan.times) < self.codec.view.count_of(sample.video):",
+        "False:",
+        "tests/data/test_dataset.py::test_evidence_is_seen_on_the_frames_that_are_left",
+    ),
+    Mutant(
         "needle_from_its_own_haystack",
         "vista_train/data/dataset.py",
         "if clip.path not in taken and",
@@ -45,6 +59,34 @@ MUTANTS = (
         "tests/data/test_deal.py::test_patches_are_a_budget_of_their_own",
     ),
     Mutant(
+        "micro_steps_under_one_ceiling",
+        "vista_train/data/deal.py",
+        "np.maximum(cost_MR[:, 0], high)",
+        "np.full(micro_steps, high)",
+        "tests/data/test_deal.py::test_a_mixed_step_is_dealt_as_evenly_as_the_token_cap_allows",
+    ),
+    Mutant(
+        "exchange_into_a_full_row",
+        "vista_train/data/deal.py",
+        "(dear_GC3 <= self.most_3).all(axis=2) & (other_GC3 <= self.most_3).all(axis=2)",
+        "(dear_GC3 <= self.most_3).all(axis=2)",
+        "tests/data/test_deal.py::test_every_sample_is_dealt_once_within_the_budget",
+    ),
+    Mutant(
+        "rows_of_samples_as_sorted",
+        "vista_train/data/deal.py",
+        "zip(order_N.tolist(), self.row_S.tolist(), strict=False)",
+        "enumerate(self.row_S[: len(order_N)].tolist())",
+        "tests/data/test_deal.py::test_every_sample_is_dealt_once_within_the_budget",
+    ),
+    Mutant(
+        "dearest_rows_to_the_same_rank",
+        "vista_train/data/deal.py",
+        'np.argsort(so_far_W, kind="stable")',
+        "np.arange(self.ranks)",
+        "tests/data/test_deal.py::test_rows_of_like_cost_stand_side_by_side",
+    ),
+    Mutant(
         "unknown_key_ignored",
         "vista_train/sections.py",
         'extra="forbid"',
@@ -54,8 +96,8 @@ MUTANTS = (
     Mutant(
         "a_second_right_option",
         "vista_train/data/dataset.py",
-        'taken = shown if role.relation == "caption_only" else {anchor.path}',
-        "taken = {anchor.path}",
+        'taken = shown if role.relation == "caption_only" else {anchor.clip.path}',
+        "taken = {anchor.clip.path}",
         "tests/data/test_casting.py::test_a_second_caption_of_a_file_that_is_shown_is_no_wrong_option",
     ),
     Mutant(
