@@ -64,6 +64,7 @@ def test_the_starts_that_show_a_needle_are_all_of_them(seed: int) -> None:
     view = View(frames=int(rng.integers(4, 20)), min_visible=int(rng.integers(1, 4)))
     times = view.times(duration, duration * 30)
     latest = duration - length
+    possible = []
     for frame in range(len(times) - view.min_visible + 1):
         shown = placement.show_starts(times, frame, length, latest, view.min_visible)
         last = frame + view.min_visible - 1
@@ -71,6 +72,12 @@ def test_the_starts_that_show_a_needle_are_all_of_them(seed: int) -> None:
             shows = start <= times[frame] and times[last] < start + length
             inside = shown is not None and shown[0] < start <= shown[1]
             assert inside == shows, (float(start), shown)
+        possible += [] if shown is None else [frame]
+    if possible:
+        assert list(placement.frames_showing(times, length, latest, view.min_visible)) == possible
+    else:
+        with pytest.raises(CannotComposeError, match="fits on no"):
+            placement.frames_showing(times, length, latest, view.min_visible)
 
 
 def test_starts_are_drawn_evenly_where_one_frame_shows_the_needle() -> None:

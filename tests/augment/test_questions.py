@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import re
 import string
+import sys
+import unicodedata
 from collections import Counter
 
 import numpy as np
@@ -236,6 +238,13 @@ def test_row_and_column_count_from_one_at_the_top_left(rows: int, columns: int) 
     assert len(cells) >= min(rows * columns, 40)
     assert len(heard) >= 12
     assert {row for row, _ in cells} == set(range(1, rows + 1))
+
+
+def test_what_is_compared_has_no_punctuation_and_all_else() -> None:
+    for first in range(0, sys.maxunicode + 1, 1 << 12):
+        text = "".join(map(chr, range(first, first + (1 << 12))))
+        kept = (letter for letter in text.casefold() if not unicodedata.category(letter).startswith("P"))
+        assert questions.normal(text) == " ".join("".join(kept).split())
 
 
 def test_ordinals() -> None:

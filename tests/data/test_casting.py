@@ -7,7 +7,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 
 from vista_train.augment import Augment, CannotComposeError, Role
-from vista_train.data.dataset import Ingredient, VistaDataset
+from vista_train.data.dataset import Ingredient, Later, VistaDataset
 from vista_train.types import Message, Sample
 
 
@@ -45,3 +45,16 @@ def test_the_anchor_stays_while_others_can_take_their_turn(tools, augmentations)
     anchors = Counter(dataset.sample(position).messages[-1].content for position in range(40))
     # Each anchor has four chances of a half: 1 in 16 is passed over.
     assert len(anchors) >= 34
+
+
+def test_distractors_are_drawn_when_they_are_looked_at_and_once():
+    drawn = []
+
+    def draw():
+        drawn.append(1)
+        return ("a", "b", "c")
+
+    later = Later(draw)
+    assert not drawn
+    assert (len(later), later[-1], later[:2], list(later)) == (3, "c", ("a", "b"), ["a", "b", "c"])
+    assert drawn == [1]

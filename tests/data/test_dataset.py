@@ -146,6 +146,24 @@ def test_another_process_composes_the_same(of_world):
     assert clone.digest() == dataset.digest()
 
 
+def test_evidence_is_seen_on_the_frames_that_are_left(tools):
+    """A codec that drops all but two of eight frames: their times are others, and a needle is seen on one of them."""
+
+    @dataclass(frozen=True)
+    class Dropping(tools.BareCodec):
+        def plan(self, sample):
+            video = sample.video
+            return replace(super().plan(sample), times=self.view.times(video.duration, video.frame_measure, 2))
+
+    sources = {"long": tools.clip_list("long", 20, seconds=60), "short": tools.clip_list("short", 20, seconds=10)}
+    mix = [Ingredient(TemporalNeedle(), 1.0, {"haystack": ("long",), "needle": ("short",)})]
+    dataset = VistaDataset(sources, mix, Dropping(), ".")
+    for position in range(100):
+        sample, plan = (made := dataset.planned(position)).sample, made.plan
+        assert len(plan.times) == 2
+        assert all(any(time in evidence.span for time in plan.times) for evidence in sample.evidence)
+
+
 def test_a_clip_held_in_memory_is_shown_without_a_file(codec, tools, tmp_path):
     frames = [torch.full((20, 3, 60, 80), value, dtype=torch.uint8) for value in (40, 200)]
     clips = [Clip.from_frames(f, 4, caption=f"Grey {f[0, 0, 0, 0]}.", source="memory") for f in frames]

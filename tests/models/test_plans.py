@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
 from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
@@ -14,6 +16,8 @@ import torch
 from vista_train.augment import REGISTRY
 from vista_train.data.dataset import Composed, Ingredient, VistaDataset
 from vista_train.data.sources import ClipSource
+from vista_train.models import chat
+from vista_train.models.codec import Shown
 from vista_train.types import Encoded, Message
 from vista_train.video.composition import Clip
 
@@ -96,3 +100,47 @@ def test_learnt_is_what_the_assistant_says(rig: Any) -> None:
         said = rig.family.tokenizer.decode(out.labels[out.labels != -100])
         end = rig.family.codec.chat.end
         assert said.replace(" ", "") == f"Acat.{end}Adogruns.{end}"
+
+
+def conversations(rig: Any) -> list[tuple[Message, ...]]:
+    """Words of many kinds; the last ones are those that the codec's own template writes."""
+    chat_format, tokenizer = rig.family.codec.chat, rig.family.tokenizer
+    messages = [Message("user", "Q"), Message("assistant", "A")] * 2
+    parts = chat._template_parts(tokenizer, chat_format, messages, False, False)
+    words = ["What is it?", "a", " b", "\n", "", "Frame1: ", "über", *parts]
+    return [(Message("user", text), Message("assistant", text)) for text in words]
+
+
+def tokens_of(codec: Any, messages: tuple[Message, ...], seconds: int) -> Any:
+    video = Clip("video.mp4", 0, seconds, 320, 240)
+    shown = Shown.of(video, codec.view.times(video.duration, video.frame_measure), codec.view)
+    return codec._tokens(messages, shown)
+
+
+@pytest.mark.parametrize("most", [5, chat.MAX_KNOWN])
+def test_what_a_codec_has_met_changes_nothing(rig: Any, most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chat, "MAX_KNOWN", most)
+    codec = replace(rig.family.codec)
+    told, size = repr(codec), len(pickle.dumps(codec))
+    for seconds in (1, 4, 1):
+        for messages in conversations(rig):
+            assert tokens_of(codec, messages, seconds) == tokens_of(replace(codec), messages, seconds)
+    assert len(codec.spelling.known) <= most
+    assert codec.spelling.known or most == 5
+    assert repr(codec) == told == repr(replace(codec))
+    assert codec == replace(codec)
+    assert len(pickle.dumps(codec)) == size
+    assert pickle.loads(pickle.dumps(codec)).spelling.known == {}
+
+
+def test_a_fork_of_a_codec_in_use_plans_alike(rig: Any) -> None:
+    codec, talks = replace(rig.family.codec), conversations(rig)[:7] * 5
+    expected = [tokens_of(replace(codec), messages, 2) for messages in talks]
+    assert [tokens_of(codec, messages, 2) for messages in talks] == expected
+    forking = multiprocessing.get_context("fork")
+    receiver, sender = forking.Pipe(duplex=False)
+    child = forking.Process(target=lambda: sender.send([tokens_of(codec, messages, 2) for messages in talks]))
+    child.start()
+    assert receiver.poll(60)
+    assert receiver.recv() == expected
+    child.join()

@@ -34,6 +34,13 @@ MUTANTS = (
         "tests/augment/test_placement.py::test_the_starts_that_show_a_needle_are_all_of_them",
     ),
     Mutant(
+        "frames_that_begin_too_late",
+        "vista_train/augment/placement.py",
+        "bisect_left(times, length + latest) - (min_visible - 1)",
+        "bisect_left(times, length + latest)",
+        "tests/augment/test_placement.py::test_the_starts_that_show_a_needle_are_all_of_them",
+    ),
+    Mutant(
         "host_does_not_go_on",
         "vista_train/augment/temporal.py",
         'host.subclip(start, params["host_end"])), fit',
@@ -78,8 +85,8 @@ MUTANTS = (
     Mutant(
         "edges_rounded_down",
         "vista_train/video/geometry.py",
-        "(2 * edge + 1) // 2",
-        "edge // 1",
+        "(2 * edge.numerator + edge.denominator) // (2 * edge.denominator)",
+        "edge.numerator // edge.denominator",
         "tests/video/test_sampling.py::test_edges_are_rounded_halves_up_so_neighbours_meet",
     ),
     Mutant(

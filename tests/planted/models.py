@@ -29,16 +29,23 @@ MUTANTS = (
     Mutant(
         "special_tokens_in_user_text",
         "vista_train/models/chat.py",
-        "ids = self._piece(text, split_special_tokens=True)",
-        "ids = self._piece(text, split_special_tokens=False)",
+        "if run.turn is not None], said=True)",
+        "if run.turn is not None], said=False)",
         "tests/models/test_chat.py",
     ),
     Mutant(
         "end_token_not_learnt",
         "vista_train/models/chat.py",
-        "labels[first : last + 1] = writer.ids[first : last + 1]",
-        "labels[first:last] = writer.ids[first:last]",
+        "labels[first : last + 1] = ids[first : last + 1]",
+        "labels[first:last] = ids[first:last]",
         "tests/models/test_chat.py",
+    ),
+    Mutant(
+        "what_is_said_taken_for_the_templates_words",
+        "vista_train/models/chat.py",
+        "known = {} if said else {",
+        "known = {",
+        "tests/models/test_plans.py::test_what_a_codec_has_met_changes_nothing",
     ),
     Mutant(
         "frames_not_dropped_but_counted",
@@ -202,8 +209,8 @@ MUTANTS = (
     Mutant(
         "space_before_every_piece",
         "vista_train/models/chat.py",
-        "written = self._encoded if self.spaced or not self.starts_spaced else self._amid",
-        "written = self._encoded",
+        "elif spaced or not spelling.starts_spaced:",
+        "elif True:",
         "tests/models/test_chat_spaces.py",
     ),
     Mutant(

@@ -64,6 +64,17 @@ def test_times_lie_inside_increase_and_never_repeat_a_source_frame(sampling: str
         assert shown == sorted(set(shown))
 
 
+@pytest.mark.parametrize("sampling", ["midpoints", "linspace_ends", "fps"])
+def test_single_times_are_those_of_all(sampling: str) -> None:
+    for frames in (1, 2, 9):
+        view = View(frames=frames, sampling=sampling, fps=0.3)
+        for duration in (Fraction(1, 7), Fraction(10), Fraction(100, 3)):
+            times, sampled = view.times(duration, duration * 30), view.sampled(duration, duration * 30)
+            assert [sampled[index] for index in range(-len(times), len(times))] == [*times, *times]
+            with pytest.raises(IndexError):
+                sampled[len(times)]
+
+
 def test_times_know_only_duration_frames_and_budget() -> None:
     assert list(inspect.signature(View.times).parameters) == ["self", "duration", "frame_measure", "limit"]
 

@@ -71,7 +71,7 @@ class Augment:
                     f"{self.name} needs {role.min_count} clips as {role.name!r}, not {len(clips.get(role.name, ()))}"
                 )
         sample = self.apply(clips, self.draw(rng, clips, view))
-        check_seen(sample, view, view.times(sample.shown.duration, sample.shown.frame_measure))
+        check_seen(sample, view, view.sampled(sample.shown.duration, sample.shown.frame_measure))
         return sample
 
 
@@ -97,7 +97,7 @@ def check_seen(sample: Sample, view: View, times: Sequence[Any]) -> None:
     """`CannotComposeError` unless every piece of evidence is on enough of the sampled frames, and large enough."""
     for evidence in sample.evidence:
         video = sample.shown
-        frames = view.count(video.duration, video.frame_measure)
+        frames = view.count_of(video)
         if not view.shows(times, video.size, evidence.span, evidence.box, frames):
             area = view.pixels(video.size, evidence.box, frames)
             start, end = float(evidence.span.start), float(evidence.span.end)

@@ -6,6 +6,8 @@ needle is placed uniformly among the starts that show it there: long needles gai
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
@@ -35,18 +37,31 @@ def show_starts(
     return (low, high) if low < high else None
 
 
+def frames_showing(times: Sequence[Fraction], length: Fraction, latest: Fraction, min_visible: int) -> Sequence[int]:
+    """The frames for which `show_starts` finds a start; `CannotComposeError` if there are none.
+
+    Times are in order, so the frames that end too early or begin too late lie at either end.
+    """
+    first = bisect_right(times, 0)
+    last = bisect_left(times, length + latest) - (min_visible - 1)
+    frames: Sequence[int] = range(first, last if latest > 0 else first)
+    if min_visible > 1:
+        frames = [frame for frame in frames if times[frame + min_visible - 1] - times[frame] < length]
+    if not frames:
+        raise CannotComposeError(
+            f"a needle of {float(length):.2f} s fits on no {min_visible} of {len(times)} sampled frames"
+        )
+    return frames
+
+
 def draw_start(
     rng: np.random.Generator, times: Sequence[Fraction], length: Fraction, latest: Fraction, min_visible: int
 ) -> Fraction:
     """A start in [0, latest] that shows `length` seconds on `min_visible` sampled frames, the frame drawn first."""
-    num_frames = len(times) - min_visible + 1
-    starts = [show_starts(times, i, length, latest, min_visible) for i in range(num_frames)]
-    possible = [start for start in starts if start is not None]
-    if not possible:
-        raise CannotComposeError(
-            f"a needle of {float(length):.2f} s fits on no {min_visible} of {len(times)} sampled frames"
-        )
-    return between(rng, *possible[int(rng.integers(len(possible)))])
+    frames = frames_showing(times, length, latest, min_visible)
+    starts = show_starts(times, frames[int(rng.integers(len(frames)))], length, latest, min_visible)
+    assert starts is not None, "these are the frames with a start"
+    return between(rng, *starts)
 
 
 def draw_two_starts(
@@ -153,14 +168,10 @@ def seen_parts(clips: Sequence[Clip], view: View, min_parts: int) -> tuple[Clip,
 
 
 def _all_seen(parts: Sequence[Clip], view: View) -> bool:
-    duration = sum((part.duration for part in parts), Fraction(0))
-    times = view.times(duration, sum((part.frame_measure for part in parts), Fraction(0)))
-    edge = Fraction(0)
-    for part in parts:
-        if sum(edge <= time < edge + part.duration for time in times) < view.min_visible:
-            return False
-        edge += part.duration
-    return True
+    edges = list(itertools.accumulate((part.duration for part in parts), initial=Fraction(0)))
+    times = view.sampled(edges[-1], sum((part.frame_measure for part in parts), Fraction(0)))
+    before = [bisect_left(times, edge) for edge in edges]
+    return all(last - first >= view.min_visible for first, last in itertools.pairwise(before))
 
 
 def inset_box(slot: Box, frame: tuple[int, int], inset: tuple[int, int], fit: Fit) -> Box:

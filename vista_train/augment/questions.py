@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,8 @@ from vista_train.video.composition import QA, Clip
 
 LETTERS = "ABCD"
 NUM_DISTRACTORS = len(LETTERS) - 1
+MARK = re.compile(r"[^\w\s]|_")
+"""All punctuation, and symbols."""
 Chosen = TypeVar("Chosen")
 
 
@@ -56,8 +59,10 @@ def about(clip: Clip, where: str, wording: Wording, shown: Iterable[Clip] = (), 
     """A question about one clip in a composed video, `where` saying how to find it.
 
     A clip's own question is used if it has one; wrong answers to it are those that other clips give to the same
-    question. Otherwise the caption is asked for, and other captions are wrong.
+    question. Otherwise the caption is asked for, and other captions are wrong. An open question has none.
     """
+    if wording.letter is None:
+        shown = absent = ()
     if clip.qa:
         qa = one_of(clip.qa, wording, turn=1)
         return Asked(
@@ -87,6 +92,9 @@ def neighbour(
     captions = [normal(part.caption) for part in parts]
     if captions.count(captions[known]) > 1:
         raise CannotComposeError(f"two parts of the video have the caption {parts[known].caption!r}")
+    question = one_of(texts, wording).format(event=event)
+    if wording.letter is None:
+        return Asked(question, answer)
     wrong = [
         sentence(part.caption)
         for part in parts
@@ -94,7 +102,7 @@ def neighbour(
     ]
     strangers = [sentence(clip.caption) for clip in absent if normal(clip.caption) not in captions]
     lacking = max(0, NUM_DISTRACTORS - len({normal(text) for text in wrong} - {normal(answer)}))
-    return Asked(one_of(texts, wording).format(event=event), answer, tuple(wrong), tuple(strangers[:lacking]))
+    return Asked(question, answer, tuple(wrong), tuple(strangers[:lacking]))
 
 
 def cell(number: int, rows: int, columns: int, wording: Wording) -> str:
@@ -132,8 +140,8 @@ def converse(asked: Asked, wording: Wording) -> tuple[Message, ...]:
 
 def normal(text: str) -> str:
     """The text without case, punctuation and spacing: what two answers are compared by."""
-    kept = (letter for letter in text.casefold() if not unicodedata.category(letter).startswith("P"))
-    return " ".join("".join(kept).split())
+    kept = MARK.sub(lambda mark: "" if unicodedata.category(mark[0]).startswith("P") else mark[0], text.casefold())
+    return " ".join(kept.split())
 
 
 def sentence(caption: str) -> str:
@@ -187,11 +195,15 @@ def _distractors(asked: Asked, wording: Wording) -> list[str]:
     rng = np.random.Generator(np.random.Philox(key=wording.pick))
     taken = {"", normal(asked.answer)}
     pools = []
-    for texts in (asked.shown, asked.absent):
-        pool = []
+    # Of those not shown, more than three are never used; of those shown, each rules out an equal one that is not.
+    for texts, most in ((asked.shown, len(asked.shown)), (asked.absent, NUM_DISTRACTORS)):
+        pool: list[str] = []
         for index in rng.permutation(len(texts)):
-            if normal(texts[index]) not in taken:
-                taken.add(normal(texts[index]))
+            if len(pool) == most:
+                break
+            compared = normal(texts[index])
+            if compared not in taken:
+                taken.add(compared)
                 pool.append(texts[index])
         pools.append(pool)
     shown, absent = pools

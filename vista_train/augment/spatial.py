@@ -60,7 +60,7 @@ class SpatioTemporalNeedle(Augment):
     def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
         host, needle = placement.needle_in(clips, self.max_needle_seconds)
         host = placement.seen_host(host, needle.duration, Fraction(0), view)
-        times = view.times(host.duration, host.frame_measure)
+        times = view.sampled(host.duration, host.frame_measure)
         latest = host.duration - needle.duration
         start = placement.draw_start(rng, times, needle.duration, latest, view.min_visible)
         box = placement.draw_box(rng, view, host.size, needle.size, self.needle_scale, len(times))

@@ -146,7 +146,7 @@ class TemporalNeedle(Augment):
     def draw(self, rng: np.random.Generator, clips: Cast, view: View) -> Params:
         host, needle = placement.needle_in(clips, self.max_needle_seconds)
         host = placement.seen_host(host, needle.duration, needle.duration, view)
-        times = view.times(host.duration + needle.duration, host.frame_measure + needle.frame_measure)
+        times = view.sampled(host.duration + needle.duration, host.frame_measure + needle.frame_measure)
         start = placement.draw_start(rng, times, needle.duration, host.duration, view.min_visible)
         wording = questions.draw_wording(rng, self.multiple_choice)
         return {"host_end": host.duration, "start": start, "wording": wording}
@@ -175,7 +175,7 @@ class TwoNeedle(Augment):
         half = needle.duration / 2
         host = placement.seen_host(host, half, needle.duration, view)
         duration = host.duration + needle.duration
-        times = view.times(duration, host.frame_measure + needle.frame_measure)
+        times = view.sampled(duration, host.frame_measure + needle.frame_measure)
         starts = placement.draw_two_starts(rng, times, (half, half), duration, view.min_visible)
         return {"host_end": host.duration, "starts": starts, "wording": questions.draw_wording(rng)}
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -69,6 +72,33 @@ class Composed:
 
     sample: Sample
     plan: Plan
+
+
+class Anchor(NamedTuple):
+    """The clip that a cast is built around, and where it comes from."""
+
+    clip: Clip
+    source: ClipSource
+    row: int
+
+
+class Later(Sequence[Clip]):
+    """Clips that are drawn when they are first looked at: most samples never look at their distractors."""
+
+    def __init__(self, draw: Callable[[], Sequence[Clip]]) -> None:
+        self._draw = draw
+        self._drawn: Sequence[Clip] | None = None
+
+    def _clips(self) -> Sequence[Clip]:
+        if self._drawn is None:
+            self._drawn = self._draw()
+        return self._drawn
+
+    def __len__(self) -> int:
+        return len(self._clips())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._clips()[index]
 
 
 class VistaDataset(Dataset):
@@ -206,65 +236,83 @@ class VistaDataset(Dataset):
         epoch, index = divmod(position, self.epoch_samples)
         reason = ""
         for number in range(NUM_TRIES):
+            if number % TRIES_PER_ANCHOR == 0:
+                anchor = self._anchor(ingredient, epoch, index, attempt, number)
             try:
-                return self._try(ingredient, epoch, index, attempt, number)
+                return self._try(ingredient, anchor, epoch, index, attempt, number)
             except CannotComposeError as error:
                 reason = str(error)
         raise CannotComposeError(f"{ingredient.augment.name}: none of {NUM_TRIES} casts can be composed; {reason}")
 
-    def _try(self, ingredient: Ingredient, epoch: int, index: int, attempt: int, number: int) -> Composed:
-        """Compose one cast. Draws count on from `number`: the anchor's source and clip, other roles, parameters."""
+    def _anchor(self, ingredient: Ingredient, epoch: int, index: int, attempt: int, number: int) -> Anchor:
+        """The anchor of cast `number` and of those that follow it. Its draws come first: the source and the clip."""
+        names = ingredient.names(ingredient.augment.roles[0], tuple(self.sources))
+        which = draw_rng(self.seed, epoch, index, 1 + number * DRAWS_PER_TRY, attempt)
+        source = self.sources[names[_weighted(which, [self.weights[name] for name in names])]]
+        cycle, place = divmod(index, len(source))
+        key = draw_rng(self.seed, epoch, cycle, 2 + number * DRAWS_PER_TRY, attempt)
+        row = permuted(place, len(source), key)
+        return Anchor(source[row], source, row)
+
+    def _try(
+        self, ingredient: Ingredient, anchor: Anchor, epoch: int, index: int, attempt: int, number: int
+    ) -> Composed:
+        """Compose one cast. Draws count on from its anchor's: other roles, parameters."""
 
         def rng(draw: int) -> np.random.Generator:
             return draw_rng(self.seed, epoch, index, 1 + number * DRAWS_PER_TRY + draw, attempt)
 
         augment, roles = ingredient.augment, ingredient.augment.roles
-        names = ingredient.names(roles[0], tuple(self.sources))
-        anchors = number - number % TRIES_PER_ANCHOR
-        which = draw_rng(self.seed, epoch, index, 1 + anchors * DRAWS_PER_TRY, attempt)
-        name = names[_weighted(which, [self.weights[name] for name in names])]
-        source = self.sources[name]
-        cycle, place = divmod(index, len(source))
-        key = draw_rng(self.seed, epoch, cycle, 2 + anchors * DRAWS_PER_TRY, attempt)
-        row = permuted(place, len(source), key)
-        anchor = source[row]
-        cast: dict[str, tuple[Clip, ...]] = {roles[0].name: self._anchored(ingredient, source, row, rng(2))}
+        cast: dict[str, Sequence[Clip]] = {roles[0].name: self._anchored(ingredient, anchor, partial(rng, 2))}
         # Words alone come last: a clip of a file that is shown would be a second right answer.
         for order, role in sorted(enumerate(roles[1:]), key=lambda entry: entry[1].relation == "caption_only"):
             pool = ingredient.names(role, tuple(self.sources))
             shown = {clip.path for clips in cast.values() for clip in clips}
-            taken = shown if role.relation == "caption_only" else {anchor.path}
-            cast[role.name] = self._others(role, 0, pool, anchor, taken, rng(3 + order))
+            taken = shown if role.relation == "caption_only" else {anchor.clip.path}
+            draw = partial(self._others, role, 0, pool, anchor.clip, taken, partial(rng, 3 + order))
+            cast[role.name] = draw() if role.min_count else Later(draw)
         sample = augment(rng(DRAWS_PER_TRY - 2), cast, self.codec.view)
         try:
             plan = self.codec.plan(sample)
         except ValueError as error:
             raise CannotComposeError(f"{augment.name}: {error}") from error
-        check_seen(sample, self.codec.view, plan.times)
+        if sample.video is not None and len(plan.times) < self.codec.view.count_of(sample.video):
+            # The augmentation has looked at all times; these are fewer.
+            check_seen(sample, self.codec.view, plan.times)
         return Composed(sample, plan)
 
     def _anchored(
-        self, ingredient: Ingredient, source: ClipSource, row: int, rng: np.random.Generator
+        self, ingredient: Ingredient, anchor: Anchor, make_rng: Callable[[], np.random.Generator]
     ) -> tuple[Clip, ...]:
         """The clips of the first role: the anchor, and those that belong with it."""
-        role, anchor = ingredient.augment.roles[0], source[row]
+        role = ingredient.augment.roles[0]
         if role.relation == "same_source_consecutive":
-            return _window(role, source, row)
+            return _window(role, anchor.source, anchor.row)
         pool = ingredient.names(role, tuple(self.sources))
-        return (anchor, *self._others(role, 1, pool, anchor, {anchor.path}, rng))
+        return (anchor.clip, *self._others(role, 1, pool, anchor.clip, {anchor.clip.path}, make_rng))
 
     def _others(
-        self, role: Role, have: int, names: Sequence[str], anchor: Clip, taken: Set[str], rng: np.random.Generator
+        self,
+        role: Role,
+        have: int,
+        names: Sequence[str],
+        anchor: Clip,
+        taken: Set[str],
+        make_rng: Callable[[], np.random.Generator],
     ) -> tuple[Clip, ...]:
         """Clips for a role that has `have`: uniformly, with replacement, no taken file, not the anchor's words."""
-        sizes = np.cumsum([len(self.sources[name]) for name in names])
-        clips: list[Clip] = []
+        if have >= role.count:
+            return ()
+        rng = make_rng()
+        ends = list(itertools.accumulate(len(self.sources[name]) for name in names))
+        words, clips = normal(anchor.caption), list[Clip]()
         while have + len(clips) < role.count:
             for _ in range(NUM_REDRAWS):
-                number = int(rng.integers(sizes[-1]))
-                at = int(np.searchsorted(sizes, number, side="right"))
-                clip = self.sources[names[at]][number - int(sizes[at] - len(self.sources[names[at]]))]
-                if clip.path not in taken and normal(clip.caption) != normal(anchor.caption):
+                number = int(rng.integers(ends[-1]))
+                at = bisect_right(ends, number)
+                source = self.sources[names[at]]
+                clip = source[number - ends[at] + len(source)]
+                if clip.path not in taken and normal(clip.caption) != words:
                     clips.append(clip)
                     break
             else:
@@ -310,8 +358,9 @@ class VistaDataset(Dataset):
         reason = ""
         for index in range(min(self.epoch_samples, 64)):
             for number in (0, 1, TRIES_PER_ANCHOR, TRIES_PER_ANCHOR + 1):
+                anchor = self._anchor(ingredient, 0, index, 0, number - number % TRIES_PER_ANCHOR)
                 try:
-                    self._try(ingredient, 0, index, 0, number)
+                    self._try(ingredient, anchor, 0, index, 0, number)
                 except CannotComposeError as error:
                     reason = str(error)
                 else:
@@ -322,8 +371,8 @@ class VistaDataset(Dataset):
 
 
 def _weighted(rng: np.random.Generator, weights: Sequence[float]) -> int:
-    edges = np.cumsum(weights)
-    return int(np.searchsorted(edges, rng.random() * edges[-1], side="right"))
+    edges = list(itertools.accumulate(weights))
+    return bisect_right(edges, rng.random() * edges[-1])
 
 
 def _window(role: Role, source: ClipSource, row: int) -> tuple[Clip, ...]:

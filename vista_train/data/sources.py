@@ -63,7 +63,7 @@ class ClipSource:
         self.digest: str = json.loads((self._folder / "done.json").read_text())["digest"]
         """Names the clips: the manifest's content, which of its rows are usable, and what their files' headers say."""
         table = self.manifest.rows().data.table
-        self._columns = [table[name] for name in FEATURES]
+        self._columns = [table[name].chunks for name in FEATURES]
         lengths = [len(chunk) for chunk in table["video"].chunks]
         self._batch_starts = [0, *np.cumsum(lengths)[:-1].tolist()]
         arrays = (np.load(self._folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS)
@@ -108,7 +108,7 @@ class ClipSource:
     def key(self, index: int) -> str:
         """The media file of clip `index`, relative to the data root."""
         batch, offset = self._place(index)
-        return self._columns[0].chunk(batch)[offset].as_py()
+        return self._columns[0][batch][offset].as_py()
 
     def run(self, index: int, max_gap_seconds: float) -> list[int]:
         """The clips of one source that follow one another around clip `index`, itself among them, in time order.
@@ -136,7 +136,7 @@ class ClipSource:
 
     def _values(self, index: int) -> list[Any]:
         batch, offset = self._place(index)
-        return [column.chunk(batch)[offset].as_py() for column in self._columns]
+        return [column[batch][offset].as_py() for column in self._columns]
 
 
 def check(

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase
@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from vista_train.types import Message
 
 IGNORED = -100
+MAX_KNOWN = 4096
 ROLES = ("system", "user", "assistant")
 MARK = re.compile(r"\[content \d+\]")
 NEEDS_GAP = re.compile(r"[^\s<]")
@@ -65,12 +66,54 @@ class ChatTokens:
         return len(self.labels) - self.labels.count(IGNORED)
 
 
+@dataclass(frozen=True)
+class Spelling:
+    """What a tokenizer makes of the pieces of a conversation: measured once, which takes as long as a conversation.
+
+    Some tokenizers put a space before the first word of a text, and some of them before every word behind an added
+    token too. Wherever such a tokenizer would put none into the whole text, it is kept from putting one.
+    """
+
+    end_id: int
+    reserved: frozenset[int]
+    added: frozenset[int]
+    first_ids: tuple[int, ...]
+    """What the tokenizer puts before every text."""
+    num_newline: int
+    """Tokens of a newline."""
+    starts_spaced: bool
+    """Whether a text begins with a space that nobody wrote."""
+    added_spaced: bool
+    """Whether words behind an added token do."""
+    known: dict[str, list[int]] = field(default_factory=dict, repr=False, compare=False)
+    """Ids of words of templates and media that were met, `MAX_KNOWN` at most: most are met again and again."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "known": {}}
+
+    @classmethod
+    def of(cls, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> Spelling:
+        newline, word, amid, behind_end = _encoded(tokenizer, ["\n", "a", "\na", chat.end + "a"], False)
+        bare = amid[len(newline) :]
+        return cls(
+            end_id=tokenizer.convert_tokens_to_ids(chat.end),
+            reserved=frozenset(tokenizer.convert_tokens_to_ids([*chat.reserved, chat.end])),
+            # The unknown token is one of them, but stands for words.
+            added=frozenset(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id},
+            first_ids=tuple(number for number in tokenizer("").input_ids[:1] if number == tokenizer.bos_token_id),
+            num_newline=len(newline),
+            starts_spaced=word != bare,
+            added_spaced=word != bare and behind_end[1:] != bare,
+        )
+
+
 def tokenize(
     tokenizer: PreTrainedTokenizerBase,
     chat: ChatFormat,
     messages: Sequence[Message],
     media: Sequence[Piece] | None = None,
     picture: bool = False,
+    spelling: Spelling | None = None,
 ) -> ChatTokens:
     """Token ids of `messages` in the tokenizer's own chat template, with labels on what the assistant says.
 
@@ -79,33 +122,31 @@ def tokenize(
     the assistant's contents, each with the token that closes it. A special token that someone wrote stays text
     (`split_special_tokens`), so media tokens must be special ones.
     Spaces right before a content are part of its first word, as they are in an answer that is generated.
+    `spelling` is the tokenizer's, measured here if it is not given.
 
     Raises `ValueError` for an unknown role, a template that refuses the roles, drops a content, shows the media not
     once or does not close the assistant's turn with `chat.end`, media without a user turn, and a content that reads
     as a reserved token.
     """
+    spelling = spelling or Spelling.of(tokenizer, chat)
     parts = _template_parts(tokenizer, chat, messages, media is not None, picture)
-    writer = _Writer(tokenizer, chat, parts[0])
+    runs = _runs(chat, parts, messages, media or (), picture)
+    writes_first = tokenizer.bos_token and parts[0].startswith(tokenizer.bos_token)
+    ids = [] if writes_first else [*spelling.first_ids]
     answers = []
-    marker = chat.marker(picture)
-    for turn, message in enumerate(messages):
-        before = parts[turn]
-        words = before.rstrip(" ") if message.content else before
-        lead = writer.template(words, marker, media or (), bool(message.content)) + before[len(words) :]
-        if before.endswith(marker) and NEEDS_GAP.match(message.content):
-            lead += chat.behind
-        first = len(writer.ids)
-        writer.content(lead + message.content, turn)
-        if message.role == "assistant":
-            answers.append((turn, first, len(writer.ids)))
-    writer.template(parts[-1], marker, media or (), False)
-    labels = [IGNORED] * len(writer.ids)
+    for run, written in zip(runs, _spelt(tokenizer, spelling, runs), strict=True):
+        if run.turn is not None:
+            _check_said(tokenizer, spelling, written, run.turn)
+            if messages[run.turn].role == "assistant":
+                answers.append((run.turn, len(ids), len(ids) + len(written)))
+        ids += written
+    labels = [IGNORED] * len(ids)
     for turn, first, last in answers:
-        writer.check_closed(turn, last)
-        labels[first : last + 1] = writer.ids[first : last + 1]
+        _check_closed(tokenizer, spelling, ids[last : last + 1], turn, chat.end)
+        labels[first : last + 1] = ids[first : last + 1]
     if labels:
         labels[0] = IGNORED
-    return ChatTokens(writer.ids, labels)
+    return ChatTokens(ids, labels)
 
 
 def takes_parts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> bool:
@@ -120,85 +161,128 @@ def takes_parts(tokenizer: PreTrainedTokenizerBase, chat: ChatFormat) -> bool:
     return rendered.count(chat.video) == 1 and MARK.findall(rendered) == ["[content 0]"] and not printed
 
 
-class _Writer:
-    """Ids of a conversation, written piece by piece as the tokenizer would write the whole.
+class _Run(NamedTuple):
+    """A piece of a conversation: words of the template's or, with its turn, of someone's; or a repeated token."""
 
-    Some tokenizers put a space before the first word of a text, and some of them before every word behind an added
-    token too. Wherever such a tokenizer would put none into the whole text, it is kept from putting one.
+    text: str
+    turn: int | None = None
+    repeats: int | None = None
+    """How often the special token `text` stands there."""
+
+
+def _runs(
+    chat: ChatFormat, parts: Sequence[str], messages: Sequence[Message], media: Sequence[Piece], picture: bool
+) -> list[_Run]:
+    """The whole conversation, with `media` in place of the marker. Words between two tokens are one run."""
+    marker, runs = chat.marker(picture), list[_Run]()
+    for turn, message in enumerate(messages):
+        before = parts[turn]
+        words = before.rstrip(" ") if message.content else before
+        pieces, lead = _with_media(words, marker, media, bool(message.content))
+        lead += before[len(words) :]
+        if before.endswith(marker) and NEEDS_GAP.match(message.content):
+            lead += chat.behind
+        runs += [*_joined(pieces), _Run(lead + message.content, turn)]
+    return [*runs, *_joined(_with_media(parts[-1], marker, media, False)[0])]
+
+
+def _with_media(text: str, marker: str, media: Sequence[Piece], runs_on: bool) -> tuple[list[Piece], str]:
+    """What the template says, with `media` in place of the marker.
+
+    Words at the end of media that a content follows at once (`runs_on`) are the content's: they come second.
     """
+    before, found, behind = text.partition(marker)
+    if not found:
+        return [text], ""
+    if runs_on and not behind and media and isinstance(media[-1], str):
+        return [before, *media[:-1]], media[-1]
+    return [before, *media, behind], ""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, chat: ChatFormat, first: str) -> None:
-        self.tokenizer, self.chat = tokenizer, chat
-        self.end_id = tokenizer.convert_tokens_to_ids(chat.end)
-        self.reserved = set(tokenizer.convert_tokens_to_ids([*chat.reserved, chat.end]))
-        # The unknown token is one of them, but stands for words.
-        self.added = set(tokenizer.added_tokens_decoder) - {tokenizer.unk_token_id}
-        self.newline = self._encoded("\n")
-        bare = self._amid("a")
-        self.starts_spaced = self._encoded("a") != bare
-        self.added_spaced = self.starts_spaced and self._encoded(chat.end + "a")[1:] != bare
-        self.spaced = self.starts_spaced
-        """Whether the tokenizer would put a space before what comes next."""
-        self.ids: list[int] = []
-        if not (tokenizer.bos_token and first.startswith(tokenizer.bos_token)):
-            self.ids = [number for number in tokenizer("").input_ids[:1] if number == tokenizer.bos_token_id]
 
-    def template(self, text: str, marker: str, media: Sequence[Piece], runs_on: bool) -> str:
-        """What the template says, with `media` in place of the marker.
-
-        Words at the end of media that a content follows at once (`runs_on`) are not written, but given back.
-        """
-        before, found, behind = text.partition(marker)
-        pieces = [before, *media, behind] if found else [before]
-        last = ""
-        if runs_on and found and not behind and media and isinstance(media[-1], str):
-            last, pieces = media[-1], pieces[:-2]
+def _joined(pieces: Sequence[Piece]) -> Iterator[_Run]:
+    words = ""
+    for piece in pieces:
+        if isinstance(piece, str):
+            words += piece
+            continue
+        if words:
+            yield _Run(words)
+        yield _Run(piece[0], None, piece[1])
         words = ""
-        for piece in pieces:
-            if isinstance(piece, str):
-                words += piece
-            else:
-                self._add(self._piece(words))
-                self._add([self.tokenizer.convert_tokens_to_ids(piece[0])] * piece[1])
-                words = ""
-        self._add(self._piece(words))
-        return last
+    if words:
+        yield _Run(words)
 
-    def content(self, text: str, turn: int) -> None:
-        """What someone said, as plain text."""
-        ids = self._piece(text, split_special_tokens=True)
-        if not self.reserved.isdisjoint(ids):
-            written = self.tokenizer.convert_ids_to_tokens(sorted(self.reserved.intersection(ids)))
-            raise ValueError(f"the content of turn {turn} reads as {written}; these tokens must be special tokens")
-        self._add(ids)
 
-    def check_closed(self, turn: int, place: int) -> None:
-        """`ValueError` unless the token at `place`, behind what the assistant said, is the one that ends its turn."""
-        found = self.ids[place : place + 1]
-        if found != [self.end_id]:
-            raise ValueError(
-                f"the chat template closes turn {turn} with {self.tokenizer.convert_ids_to_tokens(found)}; "
-                f"the assistant must end in {self.chat.end!r}"
-            )
-
-    def _add(self, ids: Sequence[int]) -> None:
-        self.ids.extend(ids)
+def _spelt(tokenizer: PreTrainedTokenizerBase, spelling: Spelling, runs: Sequence[_Run]) -> Iterator[list[int]]:
+    """Ids of each run, as the tokenizer would write the whole."""
+    words = _ids_of(tokenizer, spelling, [run.text for run in runs if run.turn is None and run.repeats is None])
+    said = _ids_of(tokenizer, spelling, [run.text for run in runs if run.turn is not None], said=True)
+    tokens = {
+        token: tokenizer.convert_tokens_to_ids(token) for token in {run.text for run in runs if run.repeats is not None}
+    }
+    spaced = spelling.starts_spaced
+    for run in runs:
+        ids_of = words if run.turn is None else said
+        if run.repeats is not None:
+            ids = [tokens[run.text]] * run.repeats
+        elif not run.text:
+            ids = []
+        elif spaced or not spelling.starts_spaced:
+            ids = ids_of[run.text]
+        else:
+            # As it reads behind other words: behind a newline, which is then cut off.
+            ids = ids_of["\n" + run.text][spelling.num_newline :]
         if ids:
-            self.spaced = self.added_spaced and ids[-1] in self.added
+            spaced = spelling.added_spaced and ids[-1] in spelling.added
+        yield ids
 
-    def _piece(self, text: str, split_special_tokens: bool = False) -> list[int]:
-        if not text:
-            return []
-        written = self._encoded if self.spaced or not self.starts_spaced else self._amid
-        return written(text, split_special_tokens)
 
-    def _amid(self, text: str, split_special_tokens: bool = False) -> list[int]:
-        """The text as it reads behind other words: behind a newline, which is then cut off."""
-        return self._encoded("\n" + text, split_special_tokens)[len(self.newline) :]
+def _ids_of(
+    tokenizer: PreTrainedTokenizerBase, spelling: Spelling, texts: Iterable[str], said: bool = False
+) -> Mapping[str, list[int]]:
+    """The ids of each text, alone and, where that may differ, behind a newline.
 
-    def _encoded(self, text: str, split_special_tokens: bool = False) -> list[int]:
-        return self.tokenizer.encode(
-            text, add_special_tokens=False, split_special_tokens=split_special_tokens, verbose=False
+    All in one call of the tokenizer, which costs more than most of what it is called for.
+    """
+    asked = set(texts) - {""}
+    if spelling.starts_spaced:
+        asked |= {"\n" + text for text in asked}
+    known = {} if said else {text: spelling.known[text] for text in asked & spelling.known.keys()}
+    new = [*(asked - known.keys())]
+    found = dict(zip(new, _encoded(tokenizer, new, said), strict=True))
+    if not said and len(spelling.known) + len(found) <= MAX_KNOWN:
+        spelling.known.update(found)
+    return known | found
+
+
+def _encoded(tokenizer: PreTrainedTokenizerBase, texts: Sequence[str], split_special_tokens: bool) -> list[list[int]]:
+    if not texts:
+        return []
+    return tokenizer(
+        list(texts),
+        add_special_tokens=False,
+        split_special_tokens=split_special_tokens,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    ).input_ids
+
+
+def _check_said(tokenizer: PreTrainedTokenizerBase, spelling: Spelling, ids: Sequence[int], turn: int) -> None:
+    """`ValueError` if what someone said reads as a reserved token."""
+    if not spelling.reserved.isdisjoint(ids):
+        written = tokenizer.convert_ids_to_tokens(sorted(spelling.reserved.intersection(ids)))
+        raise ValueError(f"the content of turn {turn} reads as {written}; these tokens must be special tokens")
+
+
+def _check_closed(
+    tokenizer: PreTrainedTokenizerBase, spelling: Spelling, behind: list[int], turn: int, end: str
+) -> None:
+    """`ValueError` unless the token behind what the assistant said is the one that ends its turn."""
+    if behind != [spelling.end_id]:
+        raise ValueError(
+            f"the chat template closes turn {turn} with {tokenizer.convert_ids_to_tokens(behind)}; "
+            f"the assistant must end in {end!r}"
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from vista_train.models.base import Compute
-from vista_train.models.chat import IGNORED, ChatFormat, ChatTokens, Piece, tokenize
+from vista_train.models.chat import IGNORED, ChatFormat, ChatTokens, Piece, Spelling, tokenize
 from vista_train.types import Encoded, Message, Plan, Sample
 from vista_train.video.composition import Video
 from vista_train.video.sampling import View
@@ -55,7 +55,10 @@ class Layout:
 
 @dataclass(frozen=True)
 class MediaCodec:
-    """A family's codec: frozen, picklable, no tensors (models/base.py, Codec)."""
+    """A family's codec: frozen, picklable, no tensors (models/base.py, Codec).
+
+    It serves one thread at a time: a tokenizer holds what its last call was told.
+    """
 
     view: View
     tokenizer: PreTrainedTokenizerBase = field(repr=False, compare=False)
@@ -63,6 +66,10 @@ class MediaCodec:
     layout: Layout
     max_tokens: int
     compute: Compute
+    spelling: Spelling = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "spelling", Spelling.of(self.tokenizer, self.chat))
 
     def plan(self, sample: Sample) -> Plan:
         """Exact tokens, patches, labels and cost; `ValueError` when the words leave no room for one frame."""
@@ -101,6 +108,14 @@ class MediaCodec:
         encoded = self._encoded(DUMMY, shown, torch.zeros((1, 3, height, width), dtype=torch.uint8), 0, "dummy")
         return replace(encoded, labels=torch.full_like(encoded.labels, IGNORED))
 
+    @property
+    def bytes_per_patch(self) -> float:
+        """Bytes of frames, uint8, for each patch that the vision tower sees of them."""
+        width, height = self.view.canvas((1, 1), self.view.tiles)
+        shown = Shown((Fraction(0), Fraction(1)), Fraction(2), (width, height), picture=False)
+        sequences, patches = self.layout.sequences(shown)
+        return 2 * 3 * width * height / (sequences * patches)
+
     def _encoded(
         self, messages: Sequence[Message], shown: Shown | None, frames_TCHW: torch.Tensor, position: int, kind: str
     ) -> Encoded:
@@ -111,9 +126,11 @@ class MediaCodec:
         return Encoded(position, kind, ids_L, labels_L, frames_TCHW, picture=picture, mrope_3L=mrope_3L)
 
     def _tokens(self, messages: Sequence[Message], shown: Shown | None) -> ChatTokens:
-        if shown is None:
-            return tokenize(self.tokenizer, self.chat, messages)
-        return tokenize(self.tokenizer, self.chat, messages, self.layout.media(shown), shown.picture)
+        media = None if shown is None else self.layout.media(shown)
+        return self._tokenized(messages, media, shown is not None and shown.picture)
+
+    def _tokenized(self, messages: Sequence[Message], media: Sequence[Piece] | None, picture: bool) -> ChatTokens:
+        return tokenize(self.tokenizer, self.chat, messages, media, picture, self.spelling)
 
     def _fitted(self, video: Video | None, messages: Sequence[Message]) -> tuple[Shown | None, ChatTokens]:
         """The most frames that fit beside the words, and all tokens."""
@@ -122,9 +139,7 @@ class MediaCodec:
         if len(chat.input_ids) <= self.max_tokens:
             return shown, chat
         shows_nothing = None if shown is None else ()
-        words = len(
-            tokenize(self.tokenizer, self.chat, messages, shows_nothing, bool(shown and shown.picture)).input_ids
-        )
+        words = len(self._tokenized(messages, shows_nothing, bool(shown and shown.picture)).input_ids)
         if video is None or shown is None:
             raise ValueError(f"text of {words} tokens is longer than family.max_tokens, {self.max_tokens}")
         while len(chat.input_ids) > self.max_tokens:

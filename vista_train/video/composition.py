@@ -18,6 +18,11 @@ import torch
 from vista_train.video.geometry import FITS, Box, Fit, Number, Span, exact
 
 
+def _derived() -> Any:
+    """A field that follows from the others. It is looked at often, and set once."""
+    return field(init=False, repr=False, compare=False)
+
+
 def _ratio(value: Fraction) -> str:
     return f"{value.numerator}/{value.denominator}"
 
@@ -81,16 +86,19 @@ class Clip(Video):
     qa: tuple[QA, ...] = ()
     source: str = ""
     frames_TCHW: torch.Tensor | None = field(default=None, compare=False, repr=False)
+    duration: Fraction = _derived()
 
     def __post_init__(self) -> None:
         for name in ("start", "end", "fps"):
             object.__setattr__(self, name, exact(getattr(self, name)))
-        if not 0 <= self.start < self.end:
+        object.__setattr__(self, "duration", self.end - self.start)
+        # The sign of a fraction is its numerator's, which is faster to look at.
+        if self.start.numerator < 0 or self.duration.numerator <= 0:
             raise ValueError(
                 f"clip {self.path!r}: span [{float(self.start)}, {float(self.end)}) s must be 0 <= start < end"
             )
         _check_size(f"clip {self.path!r}", self.size)
-        if self.fps <= 0:
+        if self.fps.numerator <= 0:
             raise ValueError(f"clip {self.path!r}: fps {float(self.fps)} must be above 0")
 
     @classmethod
@@ -115,10 +123,6 @@ class Clip(Video):
             frames_TCHW=frames_TCHW,
             **known,
         )
-
-    @property
-    def duration(self) -> Fraction:  # type: ignore[override]
-        return self.end - self.start
 
     @property
     def size(self) -> tuple[int, int]:  # type: ignore[override]
@@ -167,6 +171,8 @@ class Concat(Video):
     parts: tuple[Video, ...]
     size: tuple[int, int] = (0, 0)
     fit: Fit = "letterbox"
+    duration: Fraction = _derived()
+    frame_measure: Fraction = _derived()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "parts", tuple(self.parts))
@@ -175,14 +181,8 @@ class Concat(Video):
         object.__setattr__(self, "size", self.parts[0].size if tuple(self.size) == (0, 0) else tuple(self.size))
         _check_size("Concat", self.size)
         _check_fit(self.fit)
-
-    @property
-    def duration(self) -> Fraction:  # type: ignore[override]
-        return sum((part.duration for part in self.parts), Fraction(0))
-
-    @property
-    def frame_measure(self) -> Fraction:  # type: ignore[override]
-        return sum((part.frame_measure for part in self.parts), Fraction(0))
+        for name in ("duration", "frame_measure"):
+            object.__setattr__(self, name, sum((getattr(part, name) for part in self.parts), Fraction(0)))
 
     def spans(self) -> tuple[Span, ...]:
         """When each part is shown."""
@@ -277,6 +277,8 @@ class Grid(Video):
     columns: int
     size: tuple[int, int] = (1920, 1080)
     fit: Fit = "letterbox"
+    duration: Fraction = _derived()
+    frame_measure: Fraction = _derived()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cells", tuple(self.cells))
@@ -287,15 +289,10 @@ class Grid(Video):
             )
         _check_size("Grid", self.size)
         _check_fit(self.fit)
-
-    @property
-    def duration(self) -> Fraction:  # type: ignore[override]
-        return min(cell.duration for cell in self.cells)
-
-    @property
-    def frame_measure(self) -> Fraction:  # type: ignore[override]
-        seconds = self.duration
-        return max(cell.frame_measure * seconds / cell.duration for cell in self.cells)
+        seconds = min(cell.duration for cell in self.cells)
+        object.__setattr__(self, "duration", seconds)
+        measures = (cell.frame_measure * seconds / cell.duration for cell in self.cells)
+        object.__setattr__(self, "frame_measure", max(measures))
 
     def box_of(self, index: int) -> Box:
         """Where cell `index` (row-major, from 0) lies."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 from numbers import Integral
 from typing import Literal, NamedTuple, TypeAlias
@@ -20,8 +21,8 @@ def exact(value: Number) -> Fraction:
     if isinstance(value, float):
         if not math.isfinite(value):
             raise ValueError(f"{value} is not a finite number")
-        # numpy's float64 is a float, but prints its name too.
-        return Fraction(repr(float(value)))
+        # numpy's float64 is a float, but prints its name too. A Decimal is read faster than a Fraction.
+        return Fraction(Decimal(repr(float(value))))
     return Fraction(int(value)) if isinstance(value, Integral) else Fraction(value)
 
 
@@ -84,11 +85,12 @@ class Rect(NamedTuple):
 
     def part(self, box: Box) -> Rect:
         """Where `box`, in fractions of this rectangle, lies on the canvas."""
+        width, height = self.width, self.height
         return Rect(
-            self.left + box.left * self.width,
-            self.top + box.top * self.height,
-            self.left + box.right * self.width,
-            self.top + box.bottom * self.height,
+            self.left + box.left * width,
+            self.top + box.top * height,
+            self.left + box.right * width,
+            self.top + box.bottom * height,
         )
 
     def fitted(self, width: int | Fraction, height: int | Fraction, fit: Fit) -> Rect:
@@ -99,14 +101,22 @@ class Rect(NamedTuple):
         """
         if fit == "squash":
             return self
-        ratios = (self.width / width, self.height / height)
+        room_x, room_y = self.width, self.height
+        ratios = (room_x / width, room_y / height)
+        if ratios[0] == ratios[1]:
+            return self
         scale = min(ratios) if fit == "letterbox" else max(ratios)
-        margin_x, margin_y = (self.width - width * scale) / 2, (self.height - height * scale) / 2
+        margin_x, margin_y = (room_x - width * scale) / 2, (room_y - height * scale) / 2
         return Rect(self.left + margin_x, self.top + margin_y, self.right - margin_x, self.bottom - margin_y)
 
     def pixels(self) -> Pixels:
         """Every edge rounded to the nearest pixel, halves up."""
-        return Pixels(*((2 * edge + 1) // 2 for edge in self))
+        return Pixels(*map(_rounded, self))
+
+
+def _rounded(edge: Fraction) -> int:
+    """The nearest whole number, halves up; in whole numbers, which is a good deal faster than in fractions."""
+    return (2 * edge.numerator + edge.denominator) // (2 * edge.denominator)
 
 
 class Pixels(NamedTuple):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from vista_train.video.composition import Video
 from vista_train.video.geometry import FITS, Box, Fit, Pixels, Rect, Span
@@ -14,6 +15,30 @@ from vista_train.video.geometry import FITS, Box, Fit, Pixels, Rect, Span
 SAMPLINGS = ("midpoints", "linspace_ends", "fps")
 CANVASES = (*FITS, "native")
 CanvasFit: TypeAlias = Literal["letterbox", "crop", "squash", "native"]
+
+
+@dataclass(frozen=True)
+class Times(Sequence[Fraction]):
+    """Times in order, `length * share / of` for every share: made when they are looked at, which bisection seldom does.
+
+    Each is reduced once, since this is most of what it costs.
+    """
+
+    length: Fraction
+    shares: range
+    of: int
+
+    def __len__(self) -> int:
+        return len(self.shares)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._at(self.shares[index])
+
+    def __iter__(self) -> Iterator[Fraction]:
+        return map(self._at, self.shares)
+
+    def _at(self, share: int) -> Fraction:
+        return Fraction(share * self.length.numerator, self.of * self.length.denominator)
 
 
 @dataclass(frozen=True)
@@ -77,6 +102,10 @@ class View:
         `limit` caps their number further (a token budget). Midpoints: t = (i + 1/2) D / n, n = min(n, frames)
         (VISTA, `get_frame_indices`).
         """
+        return tuple(self.sampled(duration, frame_measure, limit))
+
+    def sampled(self, duration: Fraction, frame_measure: Fraction, limit: int | None = None) -> Times:
+        """The same times for those who look at a few of them only."""
         most = self.count(duration, frame_measure)
         if limit is not None:
             if limit < 1:
@@ -84,17 +113,17 @@ class View:
             most = min(most, limit)
         match self.sampling:
             case "midpoints":
-                return tuple(Fraction(2 * i + 1, 2 * most) * duration for i in range(most))
+                return Times(duration, range(1, 2 * most, 2), 2 * most)
             case "linspace_ends":
                 if most == 1:
-                    return (Fraction(0),)
+                    return Times(Fraction(0), range(1), 1)
                 last = duration - duration / max(Fraction(1), frame_measure)
-                return tuple(Fraction(i, most - 1) * last for i in range(most))
+                return Times(last, range(most), most - 1)
             case _:
                 step = 1 / Fraction(repr(self.fps))
                 if most >= -(-duration // step):
-                    return tuple(i * step for i in range(most))
-                return tuple(Fraction(i, most) * duration for i in range(most))
+                    return Times(step, range(most), 1)
+                return Times(duration, range(most), most)
 
     def count(self, duration: Fraction, frame_measure: Fraction) -> int:
         """How many frames are sampled of a video of `duration` seconds that shows `frame_measure` source frames."""
@@ -103,9 +132,13 @@ class View:
             return min(most, max(1, -(-duration // (1 / Fraction(repr(self.fps))))))
         return most
 
+    def count_of(self, video: Video) -> int:
+        """How many frames are sampled of a video."""
+        return self.count(video.duration, video.frame_measure)
+
     def canvas_of(self, video: Video) -> tuple[int, int]:
         """Width and height of the canvas for a video; the same when some of its frames are dropped for their tokens."""
-        return self.canvas(video.size, self.count(video.duration, video.frame_measure))
+        return self.canvas(video.size, self.count_of(video))
 
     def canvas(self, size: tuple[int, int], frames: int | None = None) -> tuple[int, int]:
         """Width and height of the canvas for a video of `size` of which `frames` are sampled (default: the most)."""
@@ -143,18 +176,17 @@ class View:
 
     def pixels(self, size: tuple[int, int], box: Box, frames: int | None = None) -> Pixels:
         """The canvas pixels that `box`, in fractions of a video of `size`, covers."""
-        canvas = Rect.of_size(*self.canvas(size, frames)).pixels()
-        return self.content(size, frames).part(box).pixels() & canvas
+        return self.content(size, frames).part(box).pixels() & Pixels(0, 0, *self.canvas(size, frames))
 
     def shows(
         self, times: Sequence[Fraction], size: tuple[int, int], span: Span, box: Box, frames: int | None = None
     ) -> bool:
         """Whether evidence at `span` and `box` of a video of `size` is seen at `times`: long enough, and large enough.
 
-        `frames` were sampled (default: as many as there are times).
+        Times are in order. `frames` were sampled (default: as many as there are times).
         """
         area = self.pixels(size, box, frames or len(times))
-        seen = sum(time in span for time in times)
+        seen = bisect_left(times, span.end) - bisect_left(times, span.start)
         return seen >= self.min_visible and min(area.width, area.height) >= self.min_pixels
 
 
