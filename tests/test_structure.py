@@ -345,8 +345,9 @@ def commands() -> list[list[str]]:
 def test_the_readmes_commands_are_there():
     checked = 0
     for words in commands():
-        assert words[0] in ("bash", "python", "accelerate", "pip", "vista-train"), f"the test does not know {words}"
-        files = [word for word in words[1:] if re.fullmatch(r"[\w./-]+\.(sh|py|yaml|json)", word)]
+        known = ("bash", "python", "accelerate", "pip", "vista-train", "sbatch", "scancel")
+        assert words[0] in known, f"the test does not know {words}"
+        files = [word for word in words[1:] if re.fullmatch(r"[\w./-]+\.(sh|py|yaml|json|sbatch)", word)]
         modules = [words[at + 1] for at, word in enumerate(words) if word == "-m"]
         assert all((REPO / file).is_file() for file in files), words
         assert all((REPO / f"{module.replace('.', '/')}.py").is_file() for module in modules), words

@@ -10,14 +10,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vista_train.config import Recipe, load_recipe
+from vista_train.data.rows import PlanMismatchError
 from vista_train.models.adapters import holds_adapter
 from vista_train.training import checkpoint
-from vista_train.training.loop import RunStoppedError, Trainer, known_failures, make_accelerator, shut_down
+from vista_train.training.engines import make_accelerator
+from vista_train.training.loop import RunStoppedError, Trainer, known_failures, shut_down
+from vista_train.training.ranks import LostRankError
+from vista_train.training.saver import SaveError
+from vista_train.training.signals import StopSignal
 from vista_train.video.decode import MediaError
 
 
-def train(recipe: Recipe) -> Trainer:
-    """Train to the end, from the newest finished checkpoint in the recipe's output if there is one."""
+def train(recipe: Recipe, signals: StopSignal | None = None) -> Trainer:
+    """Train to the end, or until `signals` end it, from the newest finished checkpoint in the recipe's output."""
     accelerator = make_accelerator()
     output = Path(recipe.output)
     done = checkpoint.published(output)
@@ -40,7 +45,7 @@ def train(recipe: Recipe) -> Trainer:
         seed=recipe.seed,
         unusable=[entry for source in dataset.sources.values() for entry in source.unusable],
     )
-    trainer.train()
+    trainer.train(signals)
     return trainer
 
 
@@ -58,9 +63,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "overrides", nargs="*", metavar="key=value", help="recipe keys to change, such as train.steps=9"
     )
     arguments = parser.parse_args(argv)
+    # From the start: a launcher that passes a signal on must not kill a rank that still loads.
+    signals = StopSignal().listen()
     try:
-        trainer = train(load_recipe(arguments.recipe, arguments.overrides))
-    except (ValueError, RunStoppedError, MediaError) as error:
+        trainer = train(load_recipe(arguments.recipe, arguments.overrides), signals)
+    except (ValueError, RunStoppedError, MediaError, SaveError, PlanMismatchError, LostRankError) as error:
         if not _is_ours(error):
             raise
         rank = os.environ.get("RANK", "0")
@@ -69,6 +76,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if trainer.is_main:
         newest = checkpoint.published(trainer.output)[-1]
         print(f"checkpoint {newest}; log {trainer.output / 'log.jsonl'}", flush=True)
+        if trainer.stopped_by:
+            print(f"stopped by {trainer.stopped_by} after step {trainer.step_number}; start again to go on", flush=True)
+    signals.ignore()
     shut_down()
     return 0
 

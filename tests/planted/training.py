@@ -8,22 +8,22 @@ MUTANTS = (
     Mutant(
         "mean_of_means",
         "vista_train/training/loop.py",
-        "averaging_factor(self.accelerator) / max(1, labels)",
-        "averaging_factor(self.accelerator) / max(1, row.num_labels) / len(rows)",
+        "self.accelerator.backward(loss_sum * factor)",
+        "self.accelerator.backward(loss_sum / max(1, row.num_labels) / len(rows))",
         "tests/training/test_step.py::test_micro_steps_order_and_empty_rows_change_nothing",
     ),
     Mutant(
         "missing_world_factor",
-        "vista_train/training/loop.py",
-        "return float(accelerator.num_processes)",
+        "vista_train/training/engine.py",
+        "return float(self.accelerator.num_processes)",
         "return 1.0",
         "tests/training/test_two_processes.py::test_world_size_and_rows_change_nothing",
     ),
     Mutant(
         "labels_counted_per_rank",
         "vista_train/training/loop.py",
-        "labels = int(counts[0])",
-        "labels = sum(row.num_labels for row in rows)",
+        "factor = self.engine.averaging_factor / max(1, agreed.labels)",
+        "factor = self.engine.averaging_factor / max(1, sum(row.num_labels for row in rows))",
         "tests/training/test_two_processes.py::test_world_size_and_rows_change_nothing",
     ),
     Mutant(
@@ -35,9 +35,11 @@ MUTANTS = (
     ),
     Mutant(
         "last_checkpoint_deleted_before_the_new_one_is_published",
-        "vista_train/training/checkpoint.py",
-        "        publish(folder)\n        prune(folder.parent, keep)",
-        "        prune(folder.parent, keep - 1)\n        publish(folder)",
+        "vista_train/training/saver.py",
+        "            checkpoint.publish(pending.folder, pending.sizes)\n"
+        "            checkpoint.prune(pending.folder.parent, self.keep)",
+        "            checkpoint.prune(pending.folder.parent, self.keep - 1)\n"
+        "            checkpoint.publish(pending.folder, pending.sizes)",
         "tests/training/test_checkpoint.py::test_older_checkpoints_are_pruned_only_after_the_new_one_is_published",
     ),
     Mutant(
@@ -49,8 +51,8 @@ MUTANTS = (
     ),
     Mutant(
         "optimizer_not_restored",
-        "vista_train/training/checkpoint.py",
-        "            optimizer.state[parameter] = state\n",
+        "vista_train/training/engine.py",
+        "            self.optimizer.state[parameter] = state\n",
         "",
         "tests/training/test_checkpoint.py::test_resumed_equals_uninterrupted_bit_by_bit",
     ),
@@ -102,5 +104,47 @@ MUTANTS = (
         "(is_adapter(name) or not adapters_alone)",
         "True",
         "tests/models/test_adapters.py::test_a_step_moves_adapters_alone_and_merging_keeps_the_output",
+    ),
+    Mutant(
+        "micro_steps_step_each",
+        "vista_train/training/loop.py",
+        "is_last=micro == len(rows) - 1",
+        "is_last=True",
+        "tests/training/test_engines.py::test_every_engine_takes_the_step_that_one_process_takes[zero2-micro_3]",
+    ),
+    Mutant(
+        "zero_clips_by_its_own_setting",
+        "vista_train/training/zero.py",
+        '        config["gradient_clipping"] = clip_norm\n',
+        "",
+        "tests/training/test_engines.py::test_every_engine_goes_on_from_another_and_another_from_it[zero1]",
+    ),
+    Mutant(
+        "shards_restored_from_the_first_value_on",
+        "vista_train/training/zero.py",
+        "copy_(saved.find(key, name, start, count))",
+        "copy_(saved.find(key, name, 0, count))",
+        "tests/training/test_engines.py::test_every_engine_resumes_bit_by_bit[zero3]",
+    ),
+    Mutant(
+        "rows_of_the_first_shard_restored_everywhere",
+        "vista_train/training/fsdp.py",
+        "local.copy_(saved.find(key, name, start, count).view(local.shape))",
+        "local.copy_(saved.find(key, name, 0, count).view(local.shape))",
+        "tests/training/test_engines.py::test_every_engine_resumes_bit_by_bit[fsdp2]",
+    ),
+    Mutant(
+        "background_save_without_copies",
+        "vista_train/training/pieces.py",
+        'piece.values_N.to("cpu", copy=copy)',
+        'piece.values_N.to("cpu")',
+        "tests/training/test_checkpoint.py::test_saving_in_the_background_changes_nothing",
+    ),
+    Mutant(
+        "published_without_a_look_at_all_parts",
+        "vista_train/training/checkpoint.py",
+        "    if missing:\n        raise ValueError(",
+        "    if False:\n        raise ValueError(",
+        "tests/training/test_checkpoint.py::test_a_checkpoint_without_a_rank_s_part_is_not_published",
     ),
 )

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+import signal
+import threading
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,7 +19,12 @@ from vista_train.config import Recipe
 from vista_train.data import ledger
 from vista_train.train import train
 from vista_train.training import checkpoint
+from vista_train.training.engine import Engine
+from vista_train.training.engines import make_accelerator
 from vista_train.training.loop import Trainer
+from vista_train.training.pieces import MOMENTS, Piece, Pieces, tensors_of, write_pieces
+from vista_train.training.ranks import Ranks
+from vista_train.training.saver import SaveError, Saver
 from vista_train.types import Failure
 
 
@@ -87,23 +95,28 @@ def test_resume_refuses_other_samples_unless_told(small_recipe: Callable[..., Re
 
 
 @pytest.fixture
-def optimizer() -> torch.optim.AdamW:
-    weight = torch.nn.Parameter(torch.ones(2))
-    optimizer = torch.optim.AdamW([{"params": [weight], "names": ["weight"], "peak_lr": 1.0}])
-    weight.sum().backward()
-    optimizer.step()
-    return optimizer
+def engine() -> Engine:
+    engine = Engine(make_accelerator(), *weight_and_optimizer())
+    engine.module.weight.sum().backward()
+    engine.update(1.0)
+    return engine
 
 
-def write(output: Path, step: int, optimizer: torch.optim.AdamW, keep: int = 2, fail: bool = False) -> None:
+def weight_and_optimizer() -> tuple[torch.nn.Module, torch.optim.AdamW]:
+    module = torch.nn.Linear(2, 1, bias=False)
+    return module, torch.optim.AdamW(module.parameters())
+
+
+def write(output: Path, step: int, engine: Engine, keep: int = 2, fail: bool = False) -> None:
     def save_model(folder: Path) -> None:
         (folder / "model.safetensors").write_bytes(b"first half")
         if fail:
             raise OSError("disk full")
 
-    state = checkpoint.RunState(step * 4, step, 1, 4, "digest", (Failure(3, 0, "a.mp4", "gone"),))
+    state = checkpoint.RunState(step * 4, step, 1, 4, "digest", engine.updates(), (Failure(3, 0, "a.mp4", "gone"),))
     folder = checkpoint.folder_of(output, step)
-    checkpoint.write(folder, state, save_model, optimizer, rank=0, barrier=lambda: None, keep=keep)
+    pieces = tensors_of(engine.pieces(engine.module.named_parameters()))
+    Saver(Ranks(), keep, False).save(folder, state, {"weight": 2}, pieces, checkpoint.random_state(), save_model)
 
 
 def steps_in(output: Path) -> list[int]:
@@ -111,73 +124,184 @@ def steps_in(output: Path) -> list[int]:
 
 
 def test_older_checkpoints_are_pruned_only_after_the_new_one_is_published(
-    tmp_path: Path, optimizer: torch.optim.AdamW, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen = []
     publish = checkpoint.publish
 
-    def watched(folder: Path) -> None:
+    def watched(folder: Path, sizes: Mapping[str, int]) -> None:
         seen.append(steps_in(tmp_path))
-        publish(folder)
+        publish(folder, sizes)
         seen.append(steps_in(tmp_path))
 
     monkeypatch.setattr(checkpoint, "publish", watched)
     for step in (1, 2, 3, 4):
-        write(tmp_path, step, optimizer, keep=1)
+        write(tmp_path, step, engine, keep=1)
     assert seen == [[], [1], [1], [1, 2], [1, 2], [1, 2, 3], [2, 3], [2, 3, 4]]
     assert steps_in(tmp_path) == [3, 4]
 
 
-def test_a_save_that_fails_leaves_the_older_ones_and_is_ignored(tmp_path: Path, optimizer: torch.optim.AdamW) -> None:
+def test_a_save_that_fails_leaves_the_older_ones_and_is_ignored(tmp_path: Path, engine: Engine) -> None:
     for step in (1, 2):
-        write(tmp_path, step, optimizer)
-    with pytest.raises(OSError, match="disk full"):
-        write(tmp_path, 3, optimizer, fail=True)
+        write(tmp_path, step, engine)
+    with pytest.raises(
+        SaveError, match=r"step-000003 could not .*rank 0: OSError: disk full.* whole .* is .*step-000002"
+    ):
+        write(tmp_path, 3, engine, fail=True)
     assert (tmp_path / "step-000003" / "model.safetensors").exists()
     assert steps_in(tmp_path) == [1, 2]
-    write(tmp_path, 3, optimizer)
+    write(tmp_path, 3, engine)
     assert steps_in(tmp_path) == [2, 3]
 
 
-def test_a_leftover_of_a_kill_is_cleared_away(tmp_path: Path, optimizer: torch.optim.AdamW) -> None:
-    write(tmp_path, 1, optimizer)
-    with pytest.raises(OSError, match="disk full"):
-        write(tmp_path, 2, optimizer, fail=True)
-    write(tmp_path, 3, optimizer)
+def test_a_leftover_of_a_kill_is_cleared_away(tmp_path: Path, engine: Engine) -> None:
+    write(tmp_path, 1, engine)
+    with pytest.raises(SaveError, match="disk full"):
+        write(tmp_path, 2, engine, fail=True)
+    write(tmp_path, 3, engine)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000001", "step-000003"]
 
 
-def test_a_published_checkpoint_is_never_overwritten(tmp_path: Path, optimizer: torch.optim.AdamW) -> None:
-    write(tmp_path, 1, optimizer)
-    with pytest.raises(ValueError, match="already published"):
-        write(tmp_path, 1, optimizer)
+def test_a_published_checkpoint_is_never_overwritten(tmp_path: Path, engine: Engine) -> None:
+    write(tmp_path, 1, engine)
+    with pytest.raises(SaveError, match="already published"):
+        write(tmp_path, 1, engine)
 
 
-def test_state_and_optimizer_come_back_as_they_were(tmp_path: Path, optimizer: torch.optim.AdamW) -> None:
-    write(tmp_path, 1, optimizer)
-    state = checkpoint.read_state(tmp_path / "step-000001")
-    assert state == checkpoint.RunState(4, 1, 1, 4, "digest", (Failure(3, 0, "a.mp4", "gone"),))
-    saved = {name: value.clone() for name, value in checkpoint.optimizer_tensors(optimizer).items()}
-    weight = optimizer.param_groups[0]["params"][0]
-    (weight * 5).sum().backward()
-    optimizer.step()
-    changed = checkpoint.optimizer_tensors(optimizer)
-    assert not torch.equal(changed["exp_avg/weight"], saved["exp_avg/weight"])
-    checkpoint.restore(tmp_path / "step-000001", optimizer, rank=0, world_size=1)
+def moments(engine: Engine) -> dict[str, list[float]]:
+    return {name: value.tolist() for name, value in tensors_of(engine.pieces(engine.module.named_parameters())).items()}
+
+
+def test_state_and_optimizer_come_back_as_they_were(tmp_path: Path, engine: Engine) -> None:
+    write(tmp_path, 1, engine)
+    folder = tmp_path / "step-000001"
+    assert checkpoint.read_state(folder) == checkpoint.RunState(
+        4, 1, 1, 4, "digest", 1, (Failure(3, 0, "a.mp4", "gone"),)
+    )
+    saved = moments(engine)
+    assert saved.keys() == {"exp_avg/weight@0", "exp_avg_sq/weight@0"}
+    (engine.module.weight * 5).sum().backward()
+    engine.update(1.0)
+    assert moments(engine) != saved
+    checkpoint.restore_optimizer(folder, engine, engine.module.named_parameters(), updates=1)
+    checkpoint.restore_random(folder, rank=0, world_size=1)
     drawn = torch.rand(3)
-    assert {name: value.tolist() for name, value in checkpoint.optimizer_tensors(optimizer).items()} == {
-        name: value.tolist() for name, value in saved.items()
-    }
-    checkpoint.restore(tmp_path / "step-000001", optimizer, rank=0, world_size=1)
+    assert (moments(engine), engine.updates()) == (saved, 1)
+    checkpoint.restore_random(folder, rank=0, world_size=1)
     assert torch.equal(torch.rand(3), drawn)
 
 
-def test_optimizer_state_of_other_parameters_is_refused(optimizer: torch.optim.AdamW) -> None:
-    tensors = checkpoint.optimizer_tensors(optimizer)
-    with pytest.raises(ValueError, match="exp_avg/weight"):
-        checkpoint.load_optimizer_tensors(optimizer, {"step/weight": tensors["step/weight"]})
-    with pytest.raises(ValueError, match="exp_avg/other"):
-        checkpoint.load_optimizer_tensors(optimizer, {**tensors, "exp_avg/other": torch.ones(1)})
+def test_optimizer_state_of_other_parameters_is_refused(tmp_path: Path, engine: Engine) -> None:
+    write(tmp_path, 1, engine)
+    other = [("other", torch.nn.Parameter(torch.ones(2)))]
+    for named, wrong in (([*engine.module.named_parameters(), *other], "no optimizer state exp_avg/other"),
+                         (other, "that no parameter takes, such as 'weight'")):  # fmt: skip
+        with pytest.raises(ValueError, match=wrong):
+            checkpoint.restore_optimizer(tmp_path / "step-000001", engine, named, updates=1)
+
+
+def pieces_in(folder: Path, shares: Mapping[int, tuple[int, int]], size: int = 12) -> Pieces:
+    """State of one parameter, of which each rank holds a stretch."""
+    (folder / "training").mkdir(parents=True)
+    for rank, (start, end) in shares.items():
+        held = [Piece(key, "w", start, torch.arange(start, end).float()) for key in MOMENTS]
+        write_pieces(folder / "training", rank, tensors_of(held))
+    return Pieces(folder / "training")
+
+
+def test_any_stretch_is_found_across_the_ranks_that_wrote_it(tmp_path: Path) -> None:
+    pieces = pieces_in(tmp_path, {0: (0, 5), 1: (5, 6), 2: (6, 12)})
+    for start in range(12):
+        for count in range(12 - start + 1):
+            assert pieces.find("exp_avg", "w", start, count).tolist() == list(range(start, start + count))
+    assert pieces.gaps({"w": 12}, MOMENTS) == []
+
+
+@pytest.mark.parametrize("shares", [{0: (0, 5), 2: (6, 12)}, {1: (5, 12)}, {0: (0, 5), 1: (5, 11)}])
+def test_a_part_that_is_missing_is_noticed(tmp_path: Path, shares: Mapping[int, tuple[int, int]]) -> None:
+    pieces = pieces_in(tmp_path, shares)
+    assert pieces.gaps({"w": 12}, MOMENTS) == ["exp_avg/w", "exp_avg_sq/w"]
+    with pytest.raises(ValueError, match="a rank's part of the checkpoint is missing"):
+        pieces.find("exp_avg", "w", 0, 12)
+
+
+def test_a_checkpoint_without_a_rank_s_part_is_not_published(tmp_path: Path, engine: Engine) -> None:
+    folder = checkpoint.folder_of(tmp_path, 1)
+    checkpoint.begin(folder)
+    pieces = tensors_of(engine.pieces(engine.module.named_parameters()))
+    checkpoint.write_part(folder, 0, pieces, checkpoint.random_state())
+    state = checkpoint.RunState(4, 1, 2, 4, "digest", engine.updates())
+    checkpoint.write_whole(folder, state, lambda folder: None)
+    with pytest.raises(ValueError, match=r"lacks random-00001.safetensors: is the output on storage that all"):
+        checkpoint.publish(folder, {"weight": 2})
+    with pytest.raises(ValueError, match=r"lacks .*exp_avg/weight"):
+        checkpoint.publish(folder, {"weight": 3})
+    assert checkpoint.published(tmp_path) == []
+
+
+def test_a_save_in_the_background_is_published_later_and_holds_what_was_then(tmp_path: Path, engine: Engine) -> None:
+    saver, folder, may_write = Saver(Ranks(), 2, True), checkpoint.folder_of(tmp_path, 1), threading.Event()
+    saved = moments(engine)
+    state = checkpoint.RunState(4, 1, 1, 4, "digest", engine.updates())
+    pieces = tensors_of(engine.pieces(engine.module.named_parameters()), copy=True)
+    saver.save(
+        folder, state, {"weight": 2}, pieces, checkpoint.random_state(), lambda folder: may_write.wait(10) and None
+    )
+    (engine.module.weight * 5).sum().backward()
+    engine.update(1.0)
+    saver.settle(saver.is_writing)
+    assert saver.is_writing
+    assert checkpoint.published(tmp_path) == []
+    may_write.set()
+    saver.finish()
+    assert checkpoint.published(tmp_path) == [folder]
+    checkpoint.restore_optimizer(folder, engine, engine.module.named_parameters(), updates=1)
+    assert moments(engine) == saved
+
+
+def test_saving_in_the_background_changes_nothing(small_recipe: Callable[..., Recipe]) -> None:
+    at_once = small_recipe("at_once", steps=5, save_every=2)
+    later = small_recipe("later", steps=5, save_every=2, save_in_background=True)
+    train(at_once)
+    train(later)
+    assert log_of(later) == log_of(at_once)
+    for step in (4, 5):
+        files = [checkpoint.folder_of(Path(run.output), step) for run in (at_once, later)]
+        for name in ("model.safetensors", "training/optimizer-00000.safetensors"):
+            one, other = (load_file(folder / name) for folder in files)
+            assert one.keys() == other.keys()
+            assert all(torch.equal(one[key], other[key]) for key in one)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_signal_saves_at_the_end_of_the_step_and_the_run_goes_on_from_there(
+    small_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch, number: signal.Signals
+) -> None:
+    whole = small_recipe("whole", steps=5, save_every=5)
+    train(whole)
+    recipe, stepped = small_recipe(steps=5, save_every=5), Trainer._stepped
+    stops = iter([False, True])
+
+    def interrupted_step(self: Trainer, *arguments: Any) -> dict[str, float]:
+        if next(stops, False):
+            signal.raise_signal(number)
+        return stepped(self, *arguments)
+
+    monkeypatch.setattr(Trainer, "_stepped", interrupted_step)
+    trainer = train(recipe)
+    output = Path(recipe.output)
+    # It comes within step 2, and is agreed on at the start of step 3.
+    assert (trainer.stopped_by, trainer.step_number) == (number.name, 3)
+    assert json.loads((output / "stopped.json").read_text()) == {
+        "step": 3,
+        "signal": number.name,
+        "rank": 0,
+        "checkpoint": "step-000003",
+    }
+    trainer = train(recipe)
+    assert (trainer.stopped_by, trainer.step_number) == (None, 5)
+    assert not (output / "stopped.json").exists()
+    assert log_of(recipe) == log_of(whole)
 
 
 def test_what_was_lost_after_the_checkpoint_is_lost_again(
@@ -225,7 +349,7 @@ def test_a_replay_survives_a_kill_right_after_the_resume(
     shutil.copytree(world, clips, dirs_exist_ok=True)
     again = interrupted(recipe, tmp_path / "again", step=2)
     with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "step", lambda self, rows: (_ for _ in ()).throw(KeyboardInterrupt()))
+        patch.setattr(Trainer, "_stepped", lambda self, *rest: (_ for _ in ()).throw(KeyboardInterrupt()))
         with pytest.raises(KeyboardInterrupt):
             train(again)
     train(again)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from vista_train.data import ledger
 from vista_train.training import journal
 from vista_train.training.journal import Journal
 from vista_train.training.meters import StepMeters, Stopwatch
+from vista_train.training.report import Wait
 from vista_train.types import Failure
 
 
@@ -23,6 +25,8 @@ def meters(step: int, loss: float = 1.0) -> StepMeters:
         lr=1e-3,
         seconds=2.0,
         data_wait=0.25,
+        waited_rank=1,
+        waited_samples=(7, 9),
         tokens=3000,
         labels=100,
         frames=8,
@@ -47,6 +51,7 @@ def test_a_line_for_each_step_with_the_wait_in_its_rate(tmp_path: Path) -> None:
     line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[0])
     assert line["tokens_per_second"] == 1500.0
     assert (line["data_wait"], line["step_efficiency"], line["failed"]) == (0.25, 0.9, 1)
+    assert (line["waited_rank"], line["waited_samples"]) == (1, [7, 9])
     found = ledger.read(tmp_path / "ledger.jsonl")
     assert [(failure.position, failure.key) for failure in found] == [(-1, "bad.mp4"), (1, "gone.mp4"), (2, "gone.mp4")]
 
@@ -89,16 +94,34 @@ def test_weights_and_biases_get_the_same_lines(tmp_path: Path, monkeypatch: pyte
     book.record(meters(1), [], num_failed=0)
     book.close()
     line = json.loads((tmp_path / "log.jsonl").read_text())
-    assert sent == ["long-video", (1, line), "finished"]
+    assert [sent[0], json.loads(json.dumps(sent[1])), sent[2]] == ["long-video", [1, line], "finished"]
 
 
 def test_a_stopwatch_tells_waiting_from_the_rest(monkeypatch: pytest.MonkeyPatch) -> None:
-    now = iter([0.0, 3.0, 10.0, 11.0])
+    now = iter([0.0, 1.0, 3.0, 4.0, 9.0, 10.0, 11.0])
     monkeypatch.setattr("vista_train.training.meters.time.perf_counter", lambda: next(now))
     watch = Stopwatch()
-    watch.got_data(since=1.0)
-    assert watch.lap() == (10.0, 2.0)
-    assert watch.lap() == (1.0, 0.0)
+    for samples in ((4,), (5, 6)):
+        with watch.waiting(lambda samples=samples: samples, pytest.fail):
+            pass
+    assert watch.wait(rank=2) == Wait(7.0, (5, 6), 2)
+    assert watch.lap() == 10.0
+    assert watch.wait(rank=2) == Wait(0.0, (), 2)
+    assert watch.lap() == 1.0
+
+
+def test_who_waits_long_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("vista_train.training.meters.PATIENCE_SECONDS", 0.01)
+    said, twice = [], threading.Event()
+
+    def say(seconds: float) -> None:
+        said.append(seconds)
+        if len(said) == 2:
+            twice.set()
+
+    with Stopwatch().waiting(lambda: (1,), say):
+        assert twice.wait(10)
+    assert 0.01 <= said[0] < said[1]
 
 
 def test_two_runs_do_not_write_into_one_folder(tmp_path: Path) -> None:

@@ -52,6 +52,11 @@ class Codec(Protocol):
     view: View
     compute: Compute
 
+    @property
+    def bytes_per_patch(self) -> float:
+        """Bytes of frames, uint8, for each patch that the vision tower sees of them."""
+        ...
+
     def plan(self, sample: Sample) -> Plan:
         """Exact tokens, patches, labels and cost, from metadata alone.
 
@@ -88,17 +93,30 @@ class Family(Protocol):
         """Every parameter by part ("vision", "projector", "language"), less those that can never get a gradient."""
         ...
 
-    def hidden_states(self, model: nn.Module, row: Row) -> torch.Tensor:
+    def tower_passes(self, row: Row) -> int:
+        """How many passes of the vision towers a row takes."""
+        ...
+
+    def hidden_states(self, model: nn.Module, row: Row, tower_passes: int = 1) -> torch.Tensor:
         """The decoder's last hidden states [L, d] of a packed row on the model's device, vision included.
 
         Whatever the row holds, every part runs and is in the result's graph: where a row has no frames, a dummy
         sample of one black frame is packed behind it and cut off again. So an empty row gives [0, d], and a sum
-        over it gives every parameter of `parts`, head aside, a gradient of zero.
+        over it gives every parameter of `parts`, head aside, a gradient of zero. Where weights are sharded over ranks,
+        all must run each module equally often: `tower_passes` is the least number, made up with black frames.
         """
         ...
 
     def head(self, model: nn.Module) -> nn.Module:
         """The output embedding: hidden [N, d] -> logits [N, V]."""
+        ...
+
+    def text_config(self, model: nn.Module) -> Any:
+        """The configuration of the decoder, with its `hidden_size`."""
+        ...
+
+    def blocks(self, model: nn.Module) -> list[str]:
+        """The classes of the layers that an engine may gather one at a time."""
         ...
 
     def save(self, model: nn.Module, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:

@@ -100,6 +100,17 @@ class HubFamily:
         """Whether a row's frames reach all that can learn; if not, a dummy video goes with it."""
         return bool(row.num_frames)
 
+    def tower_passes(self, row: Row) -> int:
+        """How many passes of the towers a row takes."""
+        return 1
+
+    def idle_passes(self, model: Any, device: torch.device, passes: int) -> torch.Tensor:
+        """Further passes of the towers over black frames, summed up; they run before those of a row.
+
+        A family whose rows differ in `tower_passes` must define it.
+        """
+        raise TypeError(f"{type(self).__name__} must define idle_passes(model, device, passes)")
+
     def unread(self) -> tuple[str, ...]:
         """Patterns of the names of parameters that no gradient ever reaches."""
         return ()
@@ -141,10 +152,12 @@ class HubFamily:
                 found[self.part_of(name)].append((name, parameter))
         return {part: iter(entries) for part, entries in found.items()}
 
-    def hidden_states(self, model: Any, row: Row) -> torch.Tensor:
+    def hidden_states(self, model: Any, row: Row, tower_passes: int = 1) -> torch.Tensor:
         """The decoder's last hidden states [L, d]; every part is in their graph whatever the row holds."""
         device = row.input_ids_1L.device
         full = row if self.reaches_all(row) else row.followed_by(Row.packed([self.codec.dummy()]).to(device))
+        lacking = tower_passes - self.tower_passes(full)
+        idle = self.idle_passes(model, device, lacking) if lacking > 0 else None
         positions = full.positions_1L
         if full.mrope_3L is not None:
             # Transformers cuts a row into its samples by the first of four; the others rotate.
@@ -157,11 +170,21 @@ class HubFamily:
             **self.media(model, full),
             **packing_kwargs(full.lengths, device),
         )
-        return output.last_hidden_state[0, : row.num_tokens]
+        hidden_LD = output.last_hidden_state[0, : row.num_tokens]
+        return hidden_LD if idle is None else hidden_LD + 0 * idle.to(hidden_LD.dtype)
 
     def head(self, model: Any) -> nn.Module:
         """The output embedding: hidden [N, d] -> logits [N, V]."""
         return model.lm_head
+
+    def text_config(self, model: Any) -> PreTrainedConfig:
+        """The configuration of the decoder."""
+        return model.config.get_text_config()
+
+    def blocks(self, model: Any) -> list[str]:
+        """The classes of the layers that an engine may gather one at a time."""
+        present = {type(module).__name__ for module in model.modules()}
+        return sorted(present & set(model._no_split_modules or ()))
 
     def save(self, model: Any, folder: Path, state: Mapping[str, torch.Tensor] | None = None) -> None:
         """Write the checkpoint that `from_pretrained` reads."""

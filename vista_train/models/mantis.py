@@ -71,9 +71,7 @@ class Mantis(HubFamily):
         Padded to one shape, as transformers' processor pads them, frames would cost more than was planned of them.
         """
         shown = [frames_TCHW for frames_TCHW, _ in row.shown]
-        by_shape: dict[torch.Size, list[int]] = {}
-        for number, frames_TCHW in enumerate(shown):
-            by_shape.setdefault(frames_TCHW.shape[2:], []).append(number)
+        by_shape = _by_shape(row)
         features: dict[int, torch.Tensor] = {}
         for numbers in by_shape.values():
             alike_TCHW = torch.cat([shown[number] for number in numbers])
@@ -82,3 +80,24 @@ class Mantis(HubFamily):
             features.update(zip(numbers, torch.cat(seen.pooler_output).split(lengths), strict=True))
         ordered = [features[number] for number in sorted(features)]
         return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=ordered)}}
+
+    def tower_passes(self, row: Row) -> int:
+        """One for each shape."""
+        return max(1, len(_by_shape(row)))
+
+    def idle_passes(self, model: Any, device: torch.device, passes: int) -> torch.Tensor:
+        """Passes over one black frame each."""
+        black_TCHW = self.codec.dummy().frames_TCHW.to(device)
+        seen = [
+            model.model.get_image_features(self.scale(black_TCHW, model.dtype)[None]).pooler_output
+            for _ in range(passes)
+        ]
+        return torch.stack([features.sum() for features in map(torch.cat, seen)]).sum()
+
+
+def _by_shape(row: Row) -> dict[torch.Size, list[int]]:
+    """Which of a row's videos and pictures are of each shape, by number."""
+    found: dict[torch.Size, list[int]] = {}
+    for number, (frames_TCHW, _) in enumerate(row.shown):
+        found.setdefault(frames_TCHW.shape[2:], []).append(number)
+    return found

@@ -67,13 +67,23 @@ class VideoLlava(HubFamily):
         return VideoLlavaLayout(square_canvas(self.view, vision.image_size, vision.patch_size))
 
     def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """All videos' frames as those of one long video: the towers look at each alone."""
+        """Features of the pictures, then of all videos' frames as those of one long video, each looked at alone."""
         videos = [frames for frames, picture in row.shown if not picture]
         pictures = [frames for frames, picture in row.shown if picture]
-        media = {"pixel_values_videos": self.scale(torch.cat(videos), model.dtype)[None]}
+        features = {}
         if pictures:
-            media["pixel_values"] = self.scale(torch.cat(pictures), model.dtype)
-        return media
+            features["image"] = model.model.get_image_features(self.scale(torch.cat(pictures), model.dtype))
+        features["video"] = model.model.get_video_features(self.scale(torch.cat(videos), model.dtype)[None])
+        return {"mm_encoder_outputs": features}
+
+    def tower_passes(self, row: Row) -> int:
+        """One of the video tower, and one of the picture tower where there are pictures."""
+        return 1 + any(picture for _, picture in row.shown)
+
+    def idle_passes(self, model: Any, device: torch.device, passes: int) -> torch.Tensor:
+        """A pass of the picture tower over a black picture."""
+        black_TCHW = self.codec.dummy().frames_TCHW.to(device)
+        return model.model.get_image_features(self.scale(black_TCHW, model.dtype)).pooler_output.sum()
 
     def reaches_all(self, row: Row) -> bool:
         """Only videos reach the tower that learns."""

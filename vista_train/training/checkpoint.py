@@ -1,7 +1,8 @@
 """Checkpoints: written beside the older ones and marked in progress, published by one rank, pruned only then.
 
-A checkpoint is a folder `step-000050` that `from_pretrained` reads, with the state of the run in `training/`. Our own
-state is JSON and safetensors: nothing in it can run code.
+A checkpoint is a folder `step-000050` that `from_pretrained` reads, with the state of the run in `training/`: what
+every rank holds of the optimizer, in pieces that any number of ranks can take up under any engine. Our own state is
+JSON and safetensors: nothing in it can run code.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 
+from vista_train.training.engine import Engine
+from vista_train.training.pieces import MOMENTS, Pieces, write_pieces
 from vista_train.types import Failure
 
 IN_PROGRESS = "IN_PROGRESS"
@@ -35,6 +39,8 @@ class RunState:
     world_size: int
     batch_samples: int
     plan_digest: str
+    updates: int = 0
+    """Updates of the weights so far: steps without a label make none."""
     failures: tuple[Failure, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -57,45 +63,46 @@ def published(output: Path) -> list[Path]:
     return sorted(done, key=lambda path: int(path.name.removeprefix("step-")))
 
 
-def write(
-    folder: Path,
-    state: RunState,
-    save_model: Callable[[Path], None],
-    optimizer: torch.optim.Optimizer,
-    rank: int,
-    barrier: Callable[[], None],
-    keep: int,
-) -> None:
-    """Write and publish a checkpoint; every rank calls this, and returns when it is published.
-
-    Order: marker, every rank's part, barrier, the first rank takes the marker away, older ones are pruned. A kill at
-    any point leaves the older checkpoints whole. `save_model` is called on the first rank alone.
-    """
-    if rank == 0:
-        if folder.exists():
-            if folder in published(folder.parent):
-                raise ValueError(f"{folder} is already published; it is never overwritten")
-            shutil.rmtree(folder)
-        (folder / "training").mkdir(parents=True)
-        _write_text(folder / IN_PROGRESS, "This checkpoint was not finished. It will be replaced.\n")
-    barrier()
-    save_file(_random_state(), folder / "training" / f"random-{rank:05d}.safetensors")
-    if rank == 0:
-        save_model(folder)
-        save_file(optimizer_tensors(optimizer), folder / "training" / "optimizer.safetensors")
-        _write_text(folder / "training" / STATE, json.dumps(state.to_json(), indent=1) + "\n")
-    barrier()
-    if rank == 0:
-        publish(folder)
-        prune(folder.parent, keep)
-    barrier()
+def begin(folder: Path) -> None:
+    """Make the folder of a checkpoint to be written, marked as in progress; one rank calls this."""
+    if folder.exists():
+        if folder in published(folder.parent):
+            raise ValueError(f"{folder} is already published; it is never overwritten")
+        shutil.rmtree(folder)
+    (folder / "training").mkdir(parents=True)
+    _write_text(folder / IN_PROGRESS, "This checkpoint was not finished. It will be replaced.\n")
 
 
-def publish(folder: Path) -> None:
-    """Flush everything to the disk, then take the marker away."""
+def write_part(folder: Path, rank: int, pieces: Mapping[str, torch.Tensor], random: Mapping[str, torch.Tensor]) -> None:
+    """Write what one rank holds, and flush it to the disk."""
+    files = [write_pieces(folder / "training", rank, pieces), _random_file(folder, rank)]
+    save_file(dict(random), files[1])
+    for path in files:
+        _flush(path)
+
+
+def write_whole(folder: Path, state: RunState, save_model: Callable[[Path], None]) -> None:
+    """Write what all ranks have in common, the model among it, and flush it to the disk; one rank calls this."""
+    save_model(folder)
+    _write_text(folder / "training" / STATE, json.dumps(state.to_json(), indent=1) + "\n")
     for path in folder.rglob("*"):
-        if path.is_file():
+        # The other ranks' files are theirs to flush.
+        if path.is_file() and path.parent != folder / "training":
             _flush(path)
+
+
+def publish(folder: Path, sizes: Mapping[str, int]) -> None:
+    """Take the marker away, once every rank's part is there; `sizes` are those of the parameters that train.
+
+    `ValueError` names what is missing. A kill at any point leaves the older checkpoints whole.
+    """
+    state = read_state(folder)
+    missing = [path.name for rank in range(state.world_size) if not (path := _random_file(folder, rank)).is_file()]
+    missing += Pieces(folder / "training").gaps(sizes, MOMENTS if state.updates else ())
+    if missing:
+        raise ValueError(
+            f"{folder} lacks {', '.join(missing[:4])}: is the output on storage that all machines of the run share?"
+        )
     _flush(folder / "training")
     (folder / IN_PROGRESS).unlink()
     _flush(folder)
@@ -120,43 +127,27 @@ def read_state(folder: Path) -> RunState:
     return RunState.from_json(json.loads((folder / "training" / STATE).read_text(encoding="utf-8")))
 
 
-def restore(folder: Path, optimizer: torch.optim.Optimizer, rank: int, world_size: int) -> None:
-    """Bring back the optimizer, and this rank's random state if the world is as large as it was."""
-    load_optimizer_tensors(optimizer, load_file(folder / "training" / "optimizer.safetensors"))
-    if read_state(folder).world_size == world_size:
-        _set_random_state(load_file(folder / "training" / f"random-{rank:05d}.safetensors"))
-
-
-def optimizer_tensors(optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
-    """The optimizer's state as named tensors: `exp_avg/<parameter>` and so on."""
-    tensors = {}
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            for key, value in optimizer.state.get(parameter, {}).items():
-                tensors[f"{key}/{name}"] = torch.as_tensor(value).detach().contiguous().cpu()
-    return tensors
-
-
-def load_optimizer_tensors(optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor]) -> None:
-    """Put back what `optimizer_tensors` wrote; `ValueError` names a parameter that has no state, or none to take it."""
-    unused = set(tensors)
-    for group in optimizer.param_groups:
-        for name, parameter in zip(group["names"], group["params"], strict=True):
-            state = {}
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                entry = f"{key}/{name}"
-                if entry not in tensors:
-                    raise ValueError(f"the checkpoint has no optimizer state {entry!r}; do other parts train now?")
-                unused.discard(entry)
-                on_device = key != "step" or bool(group.get("fused"))
-                value = tensors[entry].clone()
-                state[key] = value.to(parameter.device) if on_device else value
-            optimizer.state[parameter] = state
+def restore_optimizer(folder: Path, engine: Engine, named: Iterable[tuple[str, nn.Parameter]], updates: int) -> None:
+    """Bring back the optimizer, whatever engine and however many ranks wrote it; `ValueError` if others train now."""
+    saved, trained = Pieces(folder / "training"), list(named)
+    unused = saved.names() - {name for name, _ in trained}
     if unused:
         raise ValueError(f"the checkpoint holds optimizer state that no parameter takes, such as {min(unused)!r}")
+    engine.put_back(trained, saved, updates)
 
 
-def _random_state() -> dict[str, torch.Tensor]:
+def restore_random(folder: Path, rank: int, world_size: int) -> None:
+    """Bring back this rank's random state, if the world is as large as it was."""
+    if read_state(folder).world_size == world_size:
+        _set_random_state(load_file(_random_file(folder, rank)))
+
+
+def _random_file(folder: Path, rank: int) -> Path:
+    return folder / "training" / f"random-{rank:05d}.safetensors"
+
+
+def random_state() -> dict[str, torch.Tensor]:
+    """This rank's random state, as tensors."""
     state = {"cpu": torch.get_rng_state()}
     if torch.cuda.is_available():
         state["cuda"] = torch.cuda.get_rng_state()

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import parse_flag_from_env
 from torch import nn
 
+import vista_train
 from vista_train.data import ledger
 from vista_train.data.dataset import VistaDataset
-from vista_train.data.rows import RowPlan, RowPlanner, row_loader
+from vista_train.data.rows import RowPlan, RowPlanner
 from vista_train.models.adapters import load_tuned, save_adapter
-from vista_train.models.attention import describe_attention
 from vista_train.models.base import Family
-from vista_train.training import checkpoint
+from vista_train.training import checkpoint, stopped
+from vista_train.training.banner import banner
+from vista_train.training.checkpoint import RunState
+from vista_train.training.engine import Engine
+from vista_train.training.engines import load_whole, make_accelerator, make_engine
 from vista_train.training.journal import Journal
+from vista_train.training.loader import Loader
 from vista_train.training.loss import summed_cross_entropy
 from vista_train.training.meters import StepMeters, Stopwatch
 from vista_train.training.optimizer import OptimizerSettings, adamw, rate_share, set_rates, trainable_groups
+from vista_train.training.pieces import tensors_of
+from vista_train.training.ranks import Ranks, lost
+from vista_train.training.report import Agreed, Report, Wait
+from vista_train.training.saver import Saver
 from vista_train.training.settings import LoopSettings
+from vista_train.training.signals import StopSignal
 from vista_train.types import Failure, Row
 
 MIN_SAMPLES_JUDGED = 100
@@ -47,21 +53,21 @@ class StepModule(nn.Module):
         super().__init__()
         self.family = family
         self.model = model
+        # Engines ask for these: how wide the model is, and which modules are gathered one at a time.
+        self.config = family.text_config(model)
+        self._no_split_modules = family.blocks(model)
 
-    def forward(self, row: Row) -> torch.Tensor:
-        hidden_LD = self.family.hidden_states(self.model, row)
-        return summed_cross_entropy(hidden_LD, row.labels_1L[0], self.family.head(self.model))
-
-
-def averaging_factor(accelerator: Accelerator) -> float:
-    """What a loss must be multiplied by to undo the engine's averaging of gradients over ranks."""
-    return float(accelerator.num_processes)
+    def forward(self, row: Row, head_calls: int = 1, tower_passes: int = 1) -> torch.Tensor:
+        """Where weights are sharded, every rank must call each module equally often: so often, at least."""
+        hidden_LD = self.family.hidden_states(self.model, row, tower_passes)
+        return summed_cross_entropy(hidden_LD, row.labels_1L[0], self.family.head(self.model), calls=head_calls)
 
 
 class Trainer:
     """Trains a family on a dataset; `train()` runs it whole, `step(rows)` is one exact optimizer step.
 
-    The result of a step does not depend on how its samples are cut into rows and spread over ranks (at dropout 0).
+    The result of a step does not depend on how its samples are cut into rows and spread over ranks (at dropout 0),
+    nor on the engine that computes it.
     """
 
     def __init__(
@@ -80,6 +86,8 @@ class Trainer:
         self.family, self.dataset, self.output = family, dataset, Path(output)
         self.loop, self.settings = loop or LoopSettings(), optimizer or OptimizerSettings()
         self.accelerator = accelerator or make_accelerator()
+        load_whole(self.accelerator)
+        self.ranks = Ranks()
         self.recipe_text, self.unusable = recipe_text, tuple(unusable)
         self._check_world()
         # Dropout is the one draw that no position decides: each rank has a stream of its own, the same in every run.
@@ -90,17 +98,26 @@ class Trainer:
             self.model.activation_checkpointing_enable()
         self.model.train()
         groups = trainable_groups(family.parts(self.model), self.settings)
-        if not any(lora.quantize for lora in loras.values()):
-            # Quantized weights were loaded onto the GPU; not every bitsandbytes can move them.
-            self.model.to(device)
-        self.trainable = [parameter for group in groups for parameter in group["params"]]
-        self.module, self.optimizer = self.accelerator.prepare(
-            StepModule(family, self.model), adamw(groups, self.settings)
+        self.part_sizes = {part: {n: p.numel() for n, p in named} for part, named in family.parts(self.model).items()}
+        self.sizes = {
+            name: parameter.numel()
+            for group in groups
+            for name, parameter in zip(group["names"], group["params"], strict=True)
+        }
+        """How many values each parameter that trains has, by name."""
+        self.engine: Engine = make_engine(
+            self.accelerator,
+            StepModule(family, self.model),
+            adamw(groups, self.settings, device.type),
+            self.settings.clip_norm,
         )
+        self.saver = Saver(self.ranks, self.loop.keep, self.loop.save_in_background)
         self.num_steps = self.loop.num_steps(len(dataset)) if dataset is not None else self.loop.steps or 1
         self.step_number = 0
         self.failures: list[Failure] = []
         self.num_failed = 0
+        self.stopped_by: str | None = None
+        """The signal that ended `train` before its last step."""
         if resume_from is not None:
             self._resume(resume_from)
 
@@ -108,55 +125,41 @@ class Trainer:
     def is_main(self) -> bool:
         return self.accelerator.is_main_process
 
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer, as the engine wraps it."""
+        return self.engine.optimizer
+
     def step(self, rows: Sequence[Row]) -> dict[str, float]:
         """One optimizer step over this rank's rows: sum of losses / labels of the whole step, all ranks.
 
         Every rank must bring the same number of rows. Returns loss, grad_norm, lr and the step's totals over ranks.
+        A step without a label on any rank changes nothing.
         """
-        counts = self._summed(
-            [sum(row.num_labels for row in rows), sum(row.num_tokens for row in rows),
-             sum(row.num_frames for row in rows)]
-        )  # fmt: skip
-        labels = int(counts[0])
-        share = rate_share(self.step_number, self.num_steps, self.settings)
-        set_rates(self.optimizer, share)
-        total = torch.zeros((), dtype=torch.float64, device=self.accelerator.device)
-        for micro, row in enumerate(rows):
-            with self._boundary(is_last=micro == len(rows) - 1):
-                loss_sum = self.module(row.to(self.accelerator.device, non_blocking=True))
-                self.accelerator.backward(loss_sum * (averaging_factor(self.accelerator) / max(1, labels)))
-                total += loss_sum.detach().double()
-        grad_norm = self.accelerator.clip_grad_norm_(self.trainable, self.settings.clip_norm)
-        if labels:
-            self.optimizer.step()
-        self.optimizer.zero_grad()
-        loss = self._summed([total.item()])[0] / max(1, labels)
-        self.step_number += 1
-        return {
-            "loss": loss,
-            "grad_norm": float(grad_norm),
-            "lr": self.settings.lr * share,
-            "labels": labels,
-            "tokens": int(counts[1]),
-            "frames": int(counts[2]),
-        }
+        return self._stepped(rows, self._agreed(rows))
 
     @torch.no_grad()
     def evaluate(self, rows: Sequence[Row]) -> float:
-        """Mean cross entropy over the label positions of this rank's rows and every other rank's; nothing changes."""
-        self.model.eval()
-        device = self.accelerator.device
-        total = sum(float(self.module(row.to(device))) for row in rows)
-        self.model.train()
-        loss, labels = self._summed([total, sum(row.num_labels for row in rows)])
-        return loss / max(1.0, labels)
+        """Mean cross entropy over the label positions of this rank's rows and every other rank's; nothing changes.
 
-    def train(self) -> None:
-        """Run from `step_number` to the end: load, step, log, save."""
+        Every rank must bring the same number of rows.
+        """
+        agreed = self._agreed(rows)
+        self.model.eval()
+        total = 0.0
+        for row, calls in zip(rows, agreed.calls, strict=True):
+            total += float(self.engine.module(row.to(self.accelerator.device), *calls))
+        self.model.train()
+        return sum(self.ranks.gathered(total)) / max(1, agreed.labels)
+
+    def train(self, signals: StopSignal | None = None) -> None:
+        """Run from `step_number` to the end: load, step, log, save; or until `signals`, default those that come from
+        now on, end it after a step, and `stopped_by` says which."""
         assert self.dataset is not None, "Trainer.train needs a dataset"
         planner = self._planner(self.step_number)
-        # It plans the next step: one that cannot be dealt is told before anything is written.
-        banner = self.banner(planner) if self.is_main else ""
+        self._check_ranks()
+        pin = self.accelerator.device.type == "cuda"
+        loader = Loader(planner, self.loop, self.ranks.on_this_machine, pin)
         try:
             self.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -164,112 +167,125 @@ class Trainer:
                 f"output is {str(self.output)!r}; no folder can be made there: {error.strerror}"
             ) from error
         # Every rank has read the ledger by now (known_failures); the first one may cut it back.
-        self.accelerator.wait_for_everyone()
+        self.ranks.barrier()
         journal = Journal(self.output, self.num_steps, self.step_number, self.loop.wandb) if self.is_main else None
+        own = StopSignal().listen() if signals is None else None
         try:
             if journal is not None:
-                print(banner, file=sys.stderr, flush=True)
+                stopped.forget(self.output)
+                print(banner(self, loader), file=sys.stderr, flush=True)
                 journal.open(self.step_number * self.loop.budget.batch_samples, self.unusable)
-            self._run(planner, journal)
+            self.stopped_by = self._run(loader, journal, signals or own)
+        except RuntimeError as error:
+            # The engine's own collectives tell of a rank that is gone in words of their own.
+            gone = lost(error)
+            if gone is None:
+                raise
+            raise gone from error
         finally:
+            if own is not None:
+                own.close()
             if journal is not None:
                 journal.close()
 
-    def _run(self, planner: RowPlanner, journal: Journal | None) -> None:
+    def _run(self, loader: Loader, journal: Journal | None, signals: StopSignal | None) -> str | None:
         watch = Stopwatch()
-        for plans, rows in self._steps(planner, watch):
+        while self.step_number < self.num_steps:
+            plans, rows = loader.step(watch)
             # What was lost is known before the first backward pass, on every rank, and so is the decision to stop.
-            failures = self._gathered([failure for row in rows for failure in row.failures])
-            num_failed = len({failure.position for failure in failures})
-            self.failures += failures
+            agreed = self._agreed(rows, watch.wait(self.ranks.rank), signals.name if signals else None)
+            self.saver.settle(agreed.is_saving)
+            num_failed = len({failure.position for failure in agreed.failures})
+            self.failures += agreed.failures
             self.num_failed += num_failed
-            self._stop_if_too_many_failed(journal, failures)
-            meters = self._measured_step(plans, rows, num_failed, watch)
+            self._stop_if_too_many_failed(journal, agreed.failures)
+            result = self._stepped(rows, agreed)
             if journal is not None:
-                journal.record(meters, failures, self.num_failed)
-            if self.step_number % self.loop.save_every == 0 or self.step_number == self.num_steps:
+                meters = self._meters(plans[0], result, agreed, num_failed, watch.lap())
+                journal.record(meters, agreed.failures, self.num_failed)
+            else:
+                watch.lap()
+            is_last = self.step_number == self.num_steps
+            if self.step_number % self.loop.save_every == 0 or is_last or agreed.stop:
                 self.save()
                 watch.lap()
+            if agreed.stop and not is_last:
+                self.saver.finish()
+                if self.is_main:
+                    stopped.note(self.output, self.step_number, *agreed.stop)
+                return agreed.stop[1]
+        self.saver.finish()
+        return None
 
     def save(self) -> Path:
-        """Write a checkpoint of the current step; every rank calls this."""
+        """Write a checkpoint of the current step, or start to; every rank calls this."""
         assert self.dataset is not None, "Trainer.save needs a dataset, whose plan the state names"
         folder = checkpoint.folder_of(self.output, self.step_number)
-        state = checkpoint.RunState(
+        state = RunState(
             next_position=self.step_number * self.loop.budget.batch_samples,
             step=self.step_number,
-            world_size=self.accelerator.num_processes,
+            world_size=self.ranks.count,
             batch_samples=self.loop.budget.batch_samples,
             plan_digest=self.dataset.digest(),
+            updates=self.engine.updates(),
             failures=tuple(self.failures),
         )
-        checkpoint.write(
-            folder,
-            state,
-            self._save_model,
-            self.optimizer,
-            self.accelerator.process_index,
-            self.accelerator.wait_for_everyone,
-            self.loop.keep,
+        later = self.loop.save_in_background
+        weights = self.engine.gathered(self._saved_weights())
+        if later:
+            # Training goes on and changes what is written.
+            weights = {name: tensor.to("cpu", copy=tensor.device.type == "cpu") for name, tensor in weights.items()}
+        pieces = tensors_of(self.engine.pieces(self._trained()), later)
+        self.saver.save(
+            folder, state, self.sizes, pieces, checkpoint.random_state(), lambda path: self._save_model(path, weights)
         )
         return folder
 
-    def banner(self, planner: RowPlanner) -> str:
-        """One look at what is about to run: world, model, rows and tokens of the next step, data."""
-        assert self.dataset is not None
-        rows = planner.rows(self.step_number) if self.step_number < self.num_steps else []
-        accelerator, first = self.accelerator, rows[0] if rows else None
-        parts = {part: [p for _, p in named] for part, named in self.family.parts(self.model).items()}
-        sizes = ", ".join(f"{part} {_sizes_told(members)}{self.settings.told(part)}" for part, members in parts.items())
-        precision = {"no": "fp32"}.get(accelerator.mixed_precision, accelerator.mixed_precision)
-        view = self.dataset.codec.view
-        mix = ", ".join(f"{item.augment.name} {item.weight:g}" for item in self.dataset.mix)
-        clips = sum(len(source) for source in self.dataset.sources.values())
-        attention = describe_attention(self.model.config._attn_implementation)
-        lines = [
-            f"processes  {accelerator.num_processes} on {accelerator.device.type}, {precision}",
-            f"model      {self.family.name}: {sizes}",
-            f"attention  {attention}",
-            f"view       {view.told()}",
-            f"data       {clips} clips, {len(self.unusable)} left out; {len(self.dataset)} samples an epoch; {mix}",
-            f"steps      {self.step_number} done of {self.num_steps}, {self.loop.budget.batch_samples} samples each",
-        ]
-        if first is not None:
-            lines.append(
-                f"next step  {len(rows)} x {accelerator.num_processes} rows, {first.step_tokens} tokens, "
-                f"step efficiency {first.efficiency:.3f}"
-            )
-        return "\n".join(lines)
+    def _agreed(self, rows: Sequence[Row], wait: Wait | None = None, stop: str | None = None) -> Agreed:
+        report = Report.of(rows, self.family, wait or Wait(), stop, self.saver.is_writing)
+        return Agreed(tuple(self.ranks.gathered(report)))
 
-    def _steps(self, planner: RowPlanner, watch: Stopwatch) -> Iterator[tuple[list[RowPlan], list[Row]]]:
-        """Each step's rows, once all of them are decoded: only then is it known what was lost."""
-        pin = self.accelerator.device.type == "cuda"
-        loader = iter(row_loader(planner, self.loop.workers, self.loop.prefetch_rows, pin))
-        for _ in range(planner.first_step, planner.last_step):
-            since = time.perf_counter()
-            got = [next(loader)]
-            got += [next(loader) for _ in range(got[0][0].num_micro - 1)]
-            watch.got_data(since)
-            yield [plan for plan, _ in got], [row for _, row in got]
+    def _stepped(self, rows: Sequence[Row], agreed: Agreed) -> dict[str, float]:
+        """The step, once ranks have told each other what they bring to it."""
+        share = rate_share(self.step_number, self.num_steps, self.settings)
+        set_rates(self.engine.optimizer, share)
+        total, grad_norm = torch.zeros((), dtype=torch.float64, device=self.accelerator.device), 0.0
+        factor = self.engine.averaging_factor / max(1, agreed.labels)
+        for micro, (row, calls) in enumerate(zip(rows, agreed.calls, strict=True) if agreed.labels else ()):
+            with self.engine.micro_step(is_last=micro == len(rows) - 1):
+                loss_sum = self.engine.module(row.to(self.accelerator.device, non_blocking=True), *calls)
+                self.accelerator.backward(loss_sum * factor)
+                total += loss_sum.detach().double()
+        if agreed.labels:
+            grad_norm = self.engine.update(self.settings.clip_norm)
+        loss = sum(self.ranks.gathered(total.item())) / max(1, agreed.labels)
+        self.step_number += 1
+        return {
+            "loss": loss,
+            "grad_norm": grad_norm,
+            "lr": self.settings.lr * share,
+            "labels": agreed.labels,
+            "tokens": agreed.tokens,
+            "frames": agreed.frames,
+        }
 
-    def _measured_step(
-        self, plans: Sequence[RowPlan], rows: Sequence[Row], num_failed: int, watch: Stopwatch
+    def _meters(
+        self, plan: RowPlan, result: dict[str, float], agreed: Agreed, num_failed: int, seconds: float
     ) -> StepMeters:
-        result = self.step(rows)
-        seconds, waited = watch.lap()
-        slowest = max(self._gathered([waited]))
         return StepMeters(
             step=self.step_number,
             loss=result["loss"],
             grad_norm=result["grad_norm"],
             lr=result["lr"],
             seconds=seconds,
-            data_wait=min(1.0, slowest / seconds),
-            tokens=int(result["tokens"]),
-            labels=int(result["labels"]),
-            frames=int(result["frames"]),
-            rows=len(rows),
-            step_efficiency=plans[0].efficiency,
+            data_wait=min(1.0, agreed.longest.seconds / seconds),
+            waited_rank=agreed.longest.rank,
+            waited_samples=agreed.longest.samples,
+            tokens=agreed.tokens,
+            labels=agreed.labels,
+            frames=agreed.frames,
+            rows=plan.num_micro,
+            step_efficiency=plan.efficiency if self.engine.lockstep else plan.once_efficiency,
             samples=self.loop.budget.batch_samples,
             failed=num_failed,
         )
@@ -278,6 +294,7 @@ class Trainer:
         samples = (self.step_number + 1) * self.loop.budget.batch_samples
         if self.num_failed <= self.loop.max_failed_share * max(MIN_SAMPLES_JUDGED, samples):
             return
+        self.saver.finish()
         if journal is not None:
             journal.lose(failures)
         raise RunStoppedError(
@@ -287,38 +304,27 @@ class Trainer:
 
     def _planner(self, first_step: int) -> RowPlanner:
         assert self.dataset is not None
-        accelerator = self.accelerator
-        return RowPlanner(
-            self.dataset,
-            self.loop.budget,
-            first_step,
-            self.num_steps,
-            accelerator.process_index,
-            accelerator.num_processes,
-        )
+        ranks = self.ranks
+        exchange = ranks.tables if ranks.count > 1 else None
+        return RowPlanner(self.dataset, self.loop.budget, first_step, self.num_steps, ranks.rank, ranks.count, exchange)
 
-    def _boundary(self, is_last: bool) -> contextlib.AbstractContextManager:
-        """Gradients are exchanged in the last micro-step only."""
-        return contextlib.nullcontext() if is_last else self.accelerator.no_sync(self.module)
+    def _trained(self) -> list[tuple[str, nn.Parameter]]:
+        """What trains, by its name in the model."""
+        return [(name, parameter) for name, parameter in self.model.named_parameters() if name in self.sizes]
 
-    def _summed(self, values: Sequence[float]) -> list[float]:
-        """Each value summed over ranks, in float64: exact for counts."""
-        local = torch.tensor(values, dtype=torch.float64, device=self.accelerator.device)
-        return self.accelerator.reduce(local, "sum").tolist()
+    def _saved_weights(self) -> dict[str, torch.Tensor]:
+        """What a checkpoint holds of the model: all of it, or of one with adapters what trains."""
+        state = self.model.state_dict(keep_vars=True)
+        if not self.settings.loras:
+            return state
+        buffers = {name for name, _ in self.model.named_buffers()}
+        return {name: tensor for name, tensor in state.items() if name in self.sizes or name in buffers}
 
-    def _gathered(self, values: list[Any]) -> list[Any]:
-        """All ranks' lists, joined in rank order."""
-        if self.accelerator.num_processes == 1:
-            return values
-        joined: list[Any] = [None] * self.accelerator.num_processes
-        torch.distributed.all_gather_object(joined, values)
-        return [value for part in joined for value in part]
-
-    def _save_model(self, folder: Path) -> None:
+    def _save_model(self, folder: Path, weights: dict[str, torch.Tensor]) -> None:
         if self.settings.loras:
-            save_adapter(self.model, self.family, folder, self.settings.full)
+            save_adapter(self.model, self.family, folder, self.settings.full, weights)
         else:
-            self.family.save(self.model, folder)
+            self.family.save(self.model, folder, weights)
         if self.recipe_text:
             (folder / "recipe.yaml").write_text(self.recipe_text, encoding="utf-8")
 
@@ -336,7 +342,9 @@ class Trainer:
                 f"the data, or the recipe fields that decide the samples, are not those of {folder}; "
                 f"choose another output, or set train.allow_plan_change=true to go on with other samples"
             )
-        checkpoint.restore(folder, self.optimizer, self.accelerator.process_index, self.accelerator.num_processes)
+        if state.updates:
+            checkpoint.restore_optimizer(folder, self.engine, self._trained(), state.updates)
+        checkpoint.restore_random(folder, self.ranks.rank, self.ranks.count)
         self.step_number = state.step
         self.failures = list(state.failures)
         self.num_failed = len({failure.position for failure in state.failures})
@@ -349,20 +357,24 @@ class Trainer:
                 f"`accelerate launch` starts several only with ACCELERATE_USE_CPU=1 and --multi_gpu (see README)"
             )
 
-
-def _sizes_told(parameters: Sequence[nn.Parameter]) -> str:
-    """How many parameters there are, and how many of them train."""
-    total = sum(parameter.numel() for parameter in parameters)
-    trained = sum(parameter.numel() for parameter in parameters if parameter.requires_grad)
-    some = f" ({trained / 1e6:.2f} M of them train)" if trained else " (frozen)"
-    return f"{total / 1e6:.2f} M{'' if trained == total else some}"
-
-
-def make_accelerator() -> Accelerator:
-    """An Accelerator in bf16 where it runs on a GPU that can, else in fp32; rows are moved by us, not dispatched."""
-    on_gpu = torch.cuda.is_available() and not parse_flag_from_env("ACCELERATE_USE_CPU")
-    half = on_gpu and torch.cuda.is_bf16_supported()
-    return Accelerator(mixed_precision="bf16" if half else "no")
+    def _check_ranks(self) -> None:
+        """`RunStoppedError` unless all ranks are about to do the same; not told, they would wait for ever."""
+        assert self.dataset is not None
+        differences = self.ranks.same(
+            [
+                ("vista_train", vista_train.__version__),
+                ("torch", torch.__version__),
+                ("the plan of the samples", self.dataset.digest()[:12]),
+                ("the engine", self.engine.told),
+                ("the next step", str(self.step_number)),
+                ("the last step", str(self.num_steps)),
+                ("the size of a step and of its rows", str(self.loop.budget)),
+            ]
+        )
+        if differences:
+            raise RunStoppedError(
+                f"{differences}; every machine must run the same recipe, data and versions, on an output they share"
+            )
 
 
 def known_failures(output: Path, folder: Path | None) -> list[Failure]:

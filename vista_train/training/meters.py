@@ -2,8 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+
+from vista_train.training.report import Wait
+
+PATIENCE_SECONDS = 30.0
+"""A rank that waits longer for one row says so, and for what."""
 
 
 @dataclass(frozen=True)
@@ -18,6 +26,10 @@ class StepMeters:
     """Wall-clock seconds from the end of the last step to the end of this one, the wait for data included."""
     data_wait: float
     """Share of those seconds in which the slowest rank waited for its rows."""
+    waited_rank: int
+    """The rank that waited longest for its rows."""
+    waited_samples: tuple[int, ...]
+    """The training positions in the row that it waited for longest."""
     tokens: int
     labels: int
     frames: int
@@ -39,15 +51,40 @@ class Stopwatch:
 
     def __init__(self) -> None:
         self.last = time.perf_counter()
-        self.waited = 0.0
+        self._start()
 
-    def got_data(self, since: float) -> None:
-        """Count the time from `since` (perf_counter seconds) until now as waiting for data."""
-        self.waited += time.perf_counter() - since
+    def _start(self) -> None:
+        self.waited, self.longest = 0.0, 0.0
+        self.longest_for: tuple[int, ...] = ()
 
-    def lap(self) -> tuple[float, float]:
-        """Seconds since the last lap, and how many of them were spent waiting; both start anew."""
+    @contextlib.contextmanager
+    def waiting(self, samples: Callable[[], tuple[int, ...]], say: Callable[[float], None]) -> Iterator[None]:
+        """The time within counts as waiting for a row of `samples`; every PATIENCE_SECONDS of it are `say`d."""
+        since = time.perf_counter()
+        arrived = threading.Event()
+
+        def watch() -> None:
+            while not arrived.wait(PATIENCE_SECONDS):
+                say(time.perf_counter() - since)
+
+        threading.Thread(target=watch, name="patience", daemon=True).start()
+        awaited = samples()
+        try:
+            yield
+        finally:
+            arrived.set()
+            seconds = time.perf_counter() - since
+            self.waited += seconds
+            if seconds > self.longest:
+                self.longest, self.longest_for = seconds, awaited
+
+    def wait(self, rank: int) -> Wait:
+        """How long this rank has waited since the last lap, and for what."""
+        return Wait(self.waited, self.longest_for, rank)
+
+    def lap(self) -> float:
+        """Seconds since the last lap; all counts start anew."""
         now = time.perf_counter()
-        seconds, waited = now - self.last, self.waited
-        self.last, self.waited = now, 0.0
-        return seconds, waited
+        seconds, self.last = now - self.last, now
+        self._start()
+        return seconds

@@ -140,10 +140,9 @@ def trainable_groups(parts: Mapping[str, NamedParameters], settings: OptimizerSe
     return groups
 
 
-def adamw(groups: list[dict[str, Any]], settings: OptimizerSettings) -> torch.optim.AdamW:
-    """The optimizer over groups made by `trainable_groups`; fused where the parameters lie on a GPU."""
-    on_gpu = all(parameter.is_cuda for group in groups for parameter in group["params"])
-    return torch.optim.AdamW(groups, betas=settings.betas, fused=on_gpu)
+def adamw(groups: list[dict[str, Any]], settings: OptimizerSettings, device_type: str = "cpu") -> torch.optim.AdamW:
+    """The optimizer over groups made by `trainable_groups`; fused where it will run on a GPU."""
+    return torch.optim.AdamW(groups, betas=settings.betas, fused=device_type == "cuda")
 
 
 def rate_share(step: int, num_steps: int, settings: OptimizerSettings) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 
 from vista_train.data.rows import RowBudget
@@ -18,15 +19,18 @@ class LoopSettings:
     budget: RowBudget = RowBudget()
     """How many samples a step has, and how large a row may be."""
     workers: int = 2
-    """Data worker processes per rank; 0 decodes in the training process."""
-    prefetch_rows: int = 2
-    """Rows each worker makes ahead."""
+    """Data worker processes per rank, of one thread each, and no more than the machine has cores for; 0 decodes in
+    the training process."""
+    prefetch_rows: int | None = None
+    """Rows each worker makes ahead; default, as many as the whole next step takes, at least 2."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, about a third more time."""
     save_every: int = 200
     """Steps between checkpoints; the last step always saves."""
     keep: int = 2
     """Finished checkpoints to keep, at least two."""
+    save_in_background: bool = False
+    """Write checkpoints while training goes on, from copies in the memory of the host."""
     max_failed_share: float = 0.05
     """The run stops when more than this share of the samples (of at least 100) was lost and replaced."""
     expected_world: int | None = None
@@ -40,7 +44,7 @@ class LoopSettings:
         if self.epochs <= 0:
             raise ValueError(f"train.epochs is {self.epochs}; it must be above 0")
         for name in ("save_every", "prefetch_rows"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
         if self.keep < 2:
             raise ValueError(f"train.keep is {self.keep}; at least two, since the newest may turn out to be bad")
@@ -54,3 +58,12 @@ class LoopSettings:
     def num_steps(self, epoch_samples: int) -> int:
         """Optimizer steps of the whole run."""
         return self.steps or max(1, int(self.epochs * epoch_samples / self.budget.batch_samples))
+
+    def workers_beside(self, ranks: int) -> int:
+        """Data workers of one of `ranks` ranks on this machine: ranks x workers <= cores, where there are any."""
+        cores = len(os.sched_getaffinity(0))
+        return min(self.workers, max(1, cores // ranks))
+
+    def rows_ahead(self, workers: int, micro_steps: int) -> int:
+        """Rows each of some workers makes ahead, if a step takes so many."""
+        return self.prefetch_rows or max(2, -(-micro_steps // max(1, workers)))

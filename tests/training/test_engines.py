@@ -1,0 +1,142 @@
+"""DDP = ZeRO-1 = ZeRO-2 = ZeRO-3 = FSDP2 = one process, on loss and gradient norm; each takes up what others left."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from tests.training.engine_ranks import cut_back, trajectory
+from tests.training.launching import command, environment, launch
+from vista_train.config import parse_recipe
+from vista_train.train import train
+from vista_train.training import checkpoint
+
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("engines")]
+SCRIPT = Path(__file__).with_name("engine_ranks.py")
+TOLERANCE = 1e-5
+ENGINES = {"cpu_2": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
+PRECISION = {"cpu_2": ["--mixed_precision", "no"], "fsdp2": ["--mixed_precision", "no"]}
+"""The GPU's YAML asks for bf16; for DeepSpeed its JSON leaves it to the launch."""
+
+
+def recipe_data(world: Path, folder: Path, output: str, **train: Any) -> dict[str, Any]:
+    return {
+        "output": str(folder / output),
+        "seed": 3,
+        "family": {"name": "tiny", "vision_width": 32, "language_width": 64, "language_layers": 2, "seed": 1,
+                   "max_tokens": 800},
+        "view": {"frames": 4, "width": 56, "height": 56, "min_pixels": 7},
+        "data": {"root": str(world), "cache": str(folder / "cache")},
+        "augment": {"temporal_needle": {}, "video_grid": {"rows": 2, "columns": 2}},
+        "train": {"steps": 4, "batch_samples": 6, "max_row_tokens": 800, "workers": 0, "save_every": 2, "lr": 1e-3,
+                  "clip_norm": 0.5, **train},
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Launches:
+    """The folder of one process's run, and what each engine's launch gave."""
+
+    world: Path
+    folder: Path
+
+    def of(self, engine: str) -> dict[str, Any]:
+        """The cases of an engine, launched when they are first asked for."""
+        out = self.folder / f"{engine}.json"
+        if not out.exists():
+            runs = [self.recipe(engine), {**self.recipe(f"{engine}_again"), "cut_from": [str(self.folder / engine), 2]},
+                    {**self.recipe(f"one_then_{engine}"), "cut_from": [str(self.folder / "one"), 2]}]  # fmt: skip
+            asked = self.folder / f"{engine}_asked.json"
+            asked.write_text(json.dumps({"cases": True, "recipes": runs, "out": str(out)}))
+            on_cpu = {"ACCELERATE_USE_CPU": "1"} if engine == "cpu_2" else {}
+            options = PRECISION.get(engine, [])
+            launch(command(SCRIPT, asked, config=engine, options=options), environment(**on_cpu))
+        return json.loads(out.read_text())
+
+    def recipe(self, output: str) -> dict[str, Any]:
+        return recipe_data(self.world, self.folder, output)
+
+    def log(self, output: str) -> list[tuple[float, float]]:
+        lines = (self.folder / output / "log.jsonl").read_text().splitlines()
+        return [(entry["loss"], entry["grad_norm"]) for entry in map(json.loads, lines)]
+
+    def weights(self, output: str) -> dict[str, torch.Tensor]:
+        return load_file(self.folder / output / "step-000004" / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def launches(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Launches:
+    made = Launches(world, tmp_path_factory.mktemp("engines"))
+    train(parse_recipe(made.recipe("one")))
+    return made
+
+
+@pytest.fixture(scope="module")
+def alone() -> dict[str, Any]:
+    return {"micro_1": trajectory(1), "micro_3": trajectory(3), "frozen": trajectory(1, vision=False)}
+
+
+def assert_close(found: list[Any], expected: list[Any]) -> None:
+    assert len(found) == len(expected) > 0
+    for (loss, norm), (expected_loss, expected_norm) in zip(found, expected, strict=True):
+        assert loss == pytest.approx(expected_loss, rel=TOLERANCE)
+        assert norm == pytest.approx(expected_norm, rel=TOLERANCE)
+
+
+@pytest.mark.parametrize("case", ["micro_1", "micro_3", "frozen"])
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_takes_the_step_that_one_process_takes(
+    launches: Launches, alone: dict[str, Any], engine: str, case: str
+) -> None:
+    found = launches.of(engine)[case]
+    assert found["engine"] == ENGINES[engine]
+    assert_close(found["steps"], alone[case]["steps"])
+    # Clipping was at work, and the step without labels did nothing.
+    assert min(norm for _, norm in found["steps"] if norm) > 1.0
+    assert found["steps"][3] == [0.0, 0.0]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_resumes_bit_by_bit(launches: Launches, engine: str) -> None:
+    launches.of(engine)
+    assert launches.log(f"{engine}_again") == launches.log(engine)
+    first, again = launches.weights(engine), launches.weights(f"{engine}_again")
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert_close(launches.log(engine), launches.log("one"))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_goes_on_from_another_and_another_from_it(launches: Launches, engine: str) -> None:
+    """In a world of another size, too: one process's run goes on in two, and theirs in one."""
+    launches.of(engine)
+    assert_close(launches.log(f"one_then_{engine}"), launches.log("one"))
+    cut_back(launches.folder / engine, launches.folder / f"{engine}_then_one", 2)
+    train(parse_recipe(launches.recipe(f"{engine}_then_one")))
+    assert_close(launches.log(f"{engine}_then_one"), launches.log("one"))
+    states = [
+        checkpoint.read_state(launches.folder / name / "step-000004").world_size
+        for name in (engine, f"{engine}_then_one", f"one_then_{engine}")
+    ]
+    assert states == [2, 1, 2]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_rank_writes_its_share_and_no_more(launches: Launches, engine: str) -> None:
+    launches.of(engine)
+    files = sorted((launches.folder / engine / "step-000004" / "training").glob("optimizer-*"))
+    sizes = [sum(tensor.numel() for tensor in load_file(path).values()) for path in files]
+    assert len(sizes) == 2
+    assert sum(sizes) == 2 * sum(tensor.numel() for tensor in trained_tensors(launches, engine))
+    assert max(sizes) < 0.52 * sum(sizes)
+
+
+def trained_tensors(launches: Launches, engine: str) -> list[torch.Tensor]:
+    """All weights but those that no gradient reaches: what lies behind the second last vision layer."""
+    behind = ("vision_tower.post_layernorm", "vision_tower.encoder.layers.2")
+    return [tensor for name, tensor in launches.weights(engine).items() if not any(part in name for part in behind)]

@@ -1,0 +1,28 @@
+"""Work done ahead: an iterator runs in a thread of its own, some items before they are asked for."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from multiprocessing.pool import ThreadPool
+from typing import TypeVar
+
+Item = TypeVar("Item")
+END = object()
+
+
+def run_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
+    """The items in order, up to `depth` of them made ahead; an error is raised in place of the item it befell.
+
+    The thread starts with the first item asked for, so that processes forked until then know nothing of it, and does
+    not keep the process alive.
+    """
+    source = iter(items)
+    pool = ThreadPool(1)
+    try:
+        made = deque(pool.apply_async(next, (source, END)) for _ in range(depth + 1))
+        while (item := made.popleft().get()) is not END:
+            made.append(pool.apply_async(next, (source, END)))
+            yield item
+    finally:
+        pool.close()
