@@ -11,6 +11,7 @@ import torch
 from vista_train.config import Recipe, load_recipe
 from vista_train.models.adapters import holds_adapter, load_tuned, merge_adapters
 from vista_train.models.hub import read_json
+from vista_train.training.pieces import Pieces, put_back_exact
 
 DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("hub", "published")
@@ -27,7 +28,8 @@ def merge(checkpoint: Path, out: Path, dtype: str | None = None, layout: str = "
     """Write the checkpoint of a run as a whole model into a folder that is empty or not there.
 
     Adapters are merged into the weights that its recipe names, or those in `base`. `dtype` is that of the recipe's base
-    if not given, or float32 where the base names none.
+    if not given, or float32 where the base names none. Nothing is fetched and no other process needed, whatever engine
+    wrote the checkpoint.
     """
     if not (checkpoint / "recipe.yaml").is_file():
         raise ValueError(f"{checkpoint} holds no recipe.yaml; it must be a step-* folder that a run wrote")
@@ -50,6 +52,7 @@ def merge(checkpoint: Path, out: Path, dtype: str | None = None, layout: str = "
                 f"whole checkpoint is; load them with peft beside the base quantized the same way"
             )
     model = load_tuned(family, settings.loras, settings.full, checkpoint=checkpoint)
+    put_back_exact(model.named_parameters(), Pieces(checkpoint / "training"))
     if is_adapter:
         merge_adapters(model)
     model.to(getattr(torch, dtype or _base_dtype(recipe)))

@@ -10,13 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vista_train.config import Recipe, load_recipe
-from vista_train.data.rows import PlanMismatchError
 from vista_train.models.adapters import holds_adapter
 from vista_train.training import checkpoint
 from vista_train.training.engines import make_accelerator
-from vista_train.training.loop import RunStoppedError, Trainer, known_failures, shut_down
-from vista_train.training.ranks import LostRankError
-from vista_train.training.saver import SaveError
+from vista_train.training.loop import Trainer, known_failures, shut_down
+from vista_train.training.ranks import lost
 from vista_train.training.signals import StopSignal
 from vista_train.video.decode import MediaError
 
@@ -67,9 +65,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals = StopSignal().listen()
     try:
         trainer = train(load_recipe(arguments.recipe, arguments.overrides), signals)
-    except (ValueError, RunStoppedError, MediaError, SaveError, PlanMismatchError, LostRankError) as error:
-        if not _is_ours(error):
+    except (ValueError, MediaError, RuntimeError) as error:
+        # Before the loop, too, a rank that is gone breaks what the others wait in.
+        told = lost(error) if isinstance(error, RuntimeError) else None
+        if told is None and not _is_ours(error):
             raise
+        error = told or error
         rank = os.environ.get("RANK", "0")
         print(f"vista_train: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr, flush=True)
         return 2

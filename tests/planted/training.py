@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from planted import Mutant
 
+HANG = "tests/training/test_no_hang.py::test_no_step_hangs_and_each_is_that_of_one_process[zero3]"
+TOGETHER = "tests/data/test_planning_together.py::"
+
 MUTANTS = (
     Mutant(
         "mean_of_means",
@@ -146,5 +149,69 @@ MUTANTS = (
         "    if missing:\n        raise ValueError(",
         "    if False:\n        raise ValueError(",
         "tests/training/test_checkpoint.py::test_a_checkpoint_without_a_rank_s_part_is_not_published",
+    ),
+    Mutant(
+        "head_calls_not_agreed",
+        "vista_train/training/report.py",
+        "(max(head), max(tower))",
+        "(min(head), max(tower))",
+        HANG,
+    ),
+    Mutant(
+        "tower_passes_not_agreed",
+        "vista_train/training/report.py",
+        "(max(head), max(tower))",
+        "(max(head), min(tower))",
+        HANG,
+    ),
+    Mutant(
+        "idle_passes_dropped",
+        "vista_train/models/hub_family.py",
+        "lacking = tower_passes - self.tower_passes(full)",
+        "lacking = 0",
+        HANG,
+    ),
+    Mutant(
+        "idle_passes_leave_a_gradient",
+        "vista_train/models/hub_family.py",
+        "hidden_LD + 0 * idle.to(hidden_LD.dtype)",
+        "hidden_LD + 1e-3 * idle.to(hidden_LD.dtype)",
+        HANG,
+    ),
+    Mutant(
+        "evaluation_does_not_agree_on_calls",
+        "vista_train/training/loop.py",
+        "total += float(self.engine.module(row.to(self.accelerator.device), *calls))",
+        "total += float(self.engine.module(row.to(self.accelerator.device), calls[0]))",
+        HANG,
+    ),
+    Mutant(
+        "deal_not_compared_between_ranks",
+        "vista_train/data/rows.py",
+        "others = np.flatnonzero(heard_R != heard_R[0])",
+        "others = np.flatnonzero(heard_R != heard_R)",
+        TOGETHER + "test_a_rank_that_deals_otherwise_is_named_on_all",
+    ),
+    Mutant(
+        "positions_not_compared_between_ranks",
+        "vista_train/data/rows.py",
+        "wrong_N = np.flatnonzero(table_N4[:, 0] != np.arange(first, first + size))",
+        "wrong_N = np.flatnonzero(table_N4[:, 0] != table_N4[:, 0])",
+        TOGETHER + "test_a_rank_at_another_step_is_named_on_all",
+    ),
+    Mutant(
+        "every_rank_plans_all_samples",
+        "vista_train/data/rows.py",
+        "own = range(first + self.rank, first + size, self.ranks) if others else",
+        "[self.dataset.plan(p) for p in range(first, first + size)]\n"
+        "        own = range(first + self.rank, first + size, self.ranks) if others else",
+        TOGETHER + "test_rows_are_those_of_ranks_that_plan_everything_and_each_plans_its_share",
+    ),
+    Mutant(
+        "unlike_numbers_of_rows_go_on",
+        "vista_train/training/report.py",
+        "if len(set(counts)) > 1:",
+        "if not counts:",
+        "tests/training/test_ranks.py::test_ranks_with_unlike_numbers_of_rows_are_named_with_their_samples",
     ),
 )

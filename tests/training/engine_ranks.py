@@ -16,11 +16,12 @@ from accelerate import DistributedType, PartialState
 from vista_train.config import parse_recipe
 from vista_train.data.collate import PackedCollator
 from vista_train.models import load_family
+from vista_train.models.adapters import LoraSettings
 from vista_train.models.tiny import TinySettings
 from vista_train.train import train
 from vista_train.training import checkpoint
 from vista_train.training.loop import Trainer, shut_down
-from vista_train.training.optimizer import OptimizerSettings
+from vista_train.training.optimizer import OptimizerSettings, PartSettings
 from vista_train.training.settings import LoopSettings
 from vista_train.types import Encoded, Message, Row, Sample
 from vista_train.video.composition import Clip
@@ -30,6 +31,7 @@ STEPS = 6
 SMALL = TinySettings(vision_width=32, language_width=64, language_layers=2, seed=1)
 VIEW = View(frames=2, width=56, height=56, min_pixels=7)
 KINDS = ("video", "picture", "text", "video", "text", "picture", "video")
+ADAPTED = PartSettings(lora=LoraSettings(r=4, dropout=0.0))
 pack = PackedCollator()
 
 
@@ -114,6 +116,7 @@ def main(path: str) -> None:
     if asked.get("cases"):
         cases = {f"micro_{count}": trajectory(count) for count in (1, 3)}
         cases["frozen"] = trajectory(1, vision=False)
+        cases["lora"] = trajectory(1, vision=False, language=ADAPTED)
     run_recipes(asked.get("recipes", []))
     if int(os.environ.get("RANK", "0")) == 0:
         Path(asked["out"]).write_text(json.dumps(cases))

@@ -17,8 +17,9 @@ REPO = Path(__file__).parents[2]
 
 
 def command(script: Path | str, *arguments: object, config: str = "cpu_2", options: Sequence[str] = ()) -> list[str]:
-    """The command line that launches a script under a config of ds_configs."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", f"ds_configs/{config}.yaml"]
+    """The command line that launches a script under a config: a file, or the name of one in ds_configs."""
+    file = config if config.endswith(".yaml") else f"ds_configs/{config}.yaml"
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", file]
     return [*launcher, "--num_processes", "2", "--main_process_port", "0", *options, str(script), *map(str, arguments)]
 
 
@@ -105,6 +106,12 @@ def logged(output: Path) -> list[tuple[int, float, float]]:
     lines = log.read_text().splitlines(keepends=True) if log.exists() else []
     entries = [json.loads(line) for line in lines if line.endswith("\n")]
     return [(entry["step"], entry["loss"], entry["grad_norm"]) for entry in entries]
+
+
+def traced(trace: Path) -> set[str]:
+    """What harmed ranks have told of their steps and saves, such as `step 3`, `begin 4`, `end 4`."""
+    lines = trace.read_text().splitlines(keepends=True)
+    return {line.strip() for line in lines if line.endswith("\n")}
 
 
 def free_port() -> int:

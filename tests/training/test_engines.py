@@ -11,18 +11,29 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.engine_ranks import cut_back, trajectory
-from tests.training.launching import command, environment, launch
+from tests.training.engine_ranks import ADAPTED, cut_back, trajectory
+from tests.training.launching import REPO, command, environment, launch
 from vista_train.config import parse_recipe
+from vista_train.merge import merge
 from vista_train.train import train
 from vista_train.training import checkpoint
+from vista_train.training.pieces import MASTER, Pieces
 
 pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("engines")]
 SCRIPT = Path(__file__).with_name("engine_ranks.py")
 TOLERANCE = 1e-5
-ENGINES = {"cpu_2": "DDP", "zero1": "ZeRO-1", "zero2": "ZeRO-2", "zero3": "ZeRO-3", "fsdp2": "FSDP2"}
-PRECISION = {"cpu_2": ["--mixed_precision", "no"], "fsdp2": ["--mixed_precision", "no"]}
-"""The GPU's YAML asks for bf16; for DeepSpeed its JSON leaves it to the launch."""
+ENGINES = {
+    "cpu_2": "DDP",
+    "zero1": "ZeRO-1",
+    "zero2": "ZeRO-2",
+    "zero3": "ZeRO-3",
+    "zero3_hpz": "ZeRO-3",
+    "fsdp2": "FSDP2",
+}
+ROUNDED = "zero3_bf16"
+NOT_HERE = pytest.param(
+    "zero3_offload", marks=pytest.mark.skip("DeepSpeed compiles its CPU optimizer for minutes; run it by hand")
+)
 
 
 def recipe_data(world: Path, folder: Path, output: str, **train: Any) -> dict[str, Any]:
@@ -52,12 +63,26 @@ class Launches:
         if not out.exists():
             runs = [self.recipe(engine), {**self.recipe(f"{engine}_again"), "cut_from": [str(self.folder / engine), 2]},
                     {**self.recipe(f"one_then_{engine}"), "cut_from": [str(self.folder / "one"), 2]}]  # fmt: skip
+            adapted = {**self.recipe(f"{engine}_lora"), "seed": 4}
+            adapted["train"] |= {"language": {"lora": {"r": 4, "dropout": 0.0}}, "vision": False}
+            runs.append(adapted)
             asked = self.folder / f"{engine}_asked.json"
-            asked.write_text(json.dumps({"cases": True, "recipes": runs, "out": str(out)}))
+            asked.write_text(json.dumps({"cases": engine != ROUNDED, "recipes": runs, "out": str(out)}))
             on_cpu = {"ACCELERATE_USE_CPU": "1"} if engine == "cpu_2" else {}
-            options = PRECISION.get(engine, [])
-            launch(command(SCRIPT, asked, config=engine, options=options), environment(**on_cpu))
+            options = ["--mixed_precision", "bf16" if engine == ROUNDED else "no"]
+            launch(command(SCRIPT, asked, config=self.config(engine), options=options), environment(**on_cpu))
         return json.loads(out.read_text())
+
+    def config(self, engine: str) -> str:
+        """The accelerate YAML of an engine, made for two processes."""
+        if engine != "zero3_hpz":
+            return f"ds_configs/{engine.removesuffix('_bf16')}.yaml"
+        settings = json.loads((REPO / "ds_configs" / "zero3_hpz.json").read_text())
+        settings["zero_optimization"]["zero_hpz_partition_size"] = 2
+        (self.folder / "hpz.json").write_text(json.dumps(settings))
+        yaml = (REPO / "ds_configs" / "zero3_hpz.yaml").read_text()
+        (self.folder / "hpz.yaml").write_text(yaml.replace("ds_configs/zero3_hpz.json", str(self.folder / "hpz.json")))
+        return str(self.folder / "hpz.yaml")
 
     def recipe(self, output: str) -> dict[str, Any]:
         return recipe_data(self.world, self.folder, output)
@@ -79,7 +104,12 @@ def launches(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Launches:
 
 @pytest.fixture(scope="module")
 def alone() -> dict[str, Any]:
-    return {"micro_1": trajectory(1), "micro_3": trajectory(3), "frozen": trajectory(1, vision=False)}
+    return {
+        "micro_1": trajectory(1),
+        "micro_3": trajectory(3),
+        "frozen": trajectory(1, vision=False),
+        "lora": trajectory(1, vision=False, language=ADAPTED),
+    }
 
 
 def assert_close(found: list[Any], expected: list[Any]) -> None:
@@ -89,8 +119,8 @@ def assert_close(found: list[Any], expected: list[Any]) -> None:
         assert norm == pytest.approx(expected_norm, rel=TOLERANCE)
 
 
-@pytest.mark.parametrize("case", ["micro_1", "micro_3", "frozen"])
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("case", ["micro_1", "micro_3", "frozen", "lora"])
+@pytest.mark.parametrize("engine", [*ENGINES, NOT_HERE])
 def test_every_engine_takes_the_step_that_one_process_takes(
     launches: Launches, alone: dict[str, Any], engine: str, case: str
 ) -> None:
@@ -124,6 +154,31 @@ def test_every_engine_goes_on_from_another_and_another_from_it(launches: Launche
         for name in (engine, f"{engine}_then_one", f"one_then_{engine}")
     ]
     assert states == [2, 1, 2]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_every_engine_s_adapters_go_on_in_one_process(launches: Launches, engine: str) -> None:
+    launches.of(engine)
+    recipe = json.loads((launches.folder / f"{engine}_asked.json").read_text())["recipes"][-1]
+    cut_back(launches.folder / f"{engine}_lora", launches.folder / f"{engine}_lora_then_one", 2)
+    train(parse_recipe({**recipe, "output": str(launches.folder / f"{engine}_lora_then_one")}))
+    assert_close(launches.log(f"{engine}_lora_then_one"), launches.log(f"{engine}_lora"))
+
+
+def test_rounded_weights_are_resumed_and_exported_exactly(launches: Launches) -> None:
+    launches.of(ROUNDED)
+    assert launches.log(f"{ROUNDED}_again") == launches.log(ROUNDED)
+    folder = launches.folder / ROUNDED / "step-000004"
+    exact = Pieces(folder / "training")
+    rounded = launches.weights(ROUNDED)
+    merge(folder, launches.folder / "exported", dtype="float32")
+    exported = load_file(launches.folder / "exported" / "model.safetensors")
+    assert {tensor.dtype for tensor in rounded.values()} == {torch.bfloat16}
+    assert len(exact.names()) > 40
+    for name in exact.names():
+        weight = exact.find(MASTER, name, 0, exported[name].numel())
+        assert torch.equal(exported[name].flatten(), weight)
+        assert torch.equal(rounded[name].flatten(), weight.bfloat16())
 
 
 @pytest.mark.parametrize("engine", ENGINES)

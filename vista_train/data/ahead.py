@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from multiprocessing.pool import ThreadPool
+from multiprocessing.pool import AsyncResult, ThreadPool
 from typing import TypeVar
 
 Item = TypeVar("Item")
 END = object()
+CLOSING_SECONDS = 5.0
+"""How long whoever stops early waits for an item that is being made."""
 
 
 def run_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
@@ -19,10 +21,14 @@ def run_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
     """
     source = iter(items)
     pool = ThreadPool(1)
+    made: deque[AsyncResult] = deque()
     try:
-        made = deque(pool.apply_async(next, (source, END)) for _ in range(depth + 1))
+        made.extend(pool.apply_async(next, (source, END)) for _ in range(depth + 1))
         while (item := made.popleft().get()) is not END:
             made.append(pool.apply_async(next, (source, END)))
             yield item
     finally:
+        # What is under way ends before the process leaves what it works on, if it ends at all.
+        for task in made:
+            task.wait(CLOSING_SECONDS)
         pool.close()

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vista_train.training.pieces import MASTER, MOMENTS, Piece, Pieces
+from vista_train.training.pieces import MOMENTS, Piece, Pieces, put_back_exact
 
 
 class Engine:
@@ -100,8 +100,7 @@ class Engine:
             for key in MOMENTS:
                 state[key] = saved.find(key, name, 0, parameter.numel()).view(parameter.shape).to(parameter.device)
             self.optimizer.state[parameter] = state
-            if saved.has(MASTER, name):
-                parameter.copy_(saved.find(MASTER, name, 0, parameter.numel()).view(parameter.shape))
+            put_back_exact([(name, parameter)], saved)
 
 
 def _whole(value: float | torch.Tensor) -> float | torch.Tensor:

@@ -13,6 +13,9 @@ from vista_train.training.engine import Engine
 from vista_train.training.fsdp import FsdpEngine
 from vista_train.training.zero import ZeroEngine
 
+ASKED = {"ACCELERATE_USE_DEEPSPEED": DistributedType.DEEPSPEED, "ACCELERATE_USE_FSDP": DistributedType.FSDP}
+"""What the launcher says of the engine, and what Accelerate must have made of it."""
+
 
 def make_accelerator() -> Accelerator:
     """An Accelerator in bf16 where it runs on a GPU that can or is told to, else in fp32.
@@ -40,6 +43,12 @@ def make_engine(
 ) -> Engine:
     """The engine around a module on the CPU and its optimizer; `ValueError` for one that is not known here."""
     kind = accelerator.distributed_type
+    for asked, expected in ASKED.items():
+        if parse_flag_from_env(asked) and kind != expected:
+            raise ValueError(
+                f"the launch asks for {expected.value}, but {kind.value} came of it; is ACCELERATE_USE_CPU set, or "
+                f"distributed_type in the accelerate config another?"
+            )
     if kind == DistributedType.DEEPSPEED:
         return ZeroEngine(accelerator, module, optimizer, clip_norm)
     if kind == DistributedType.FSDP:

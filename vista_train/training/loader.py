@@ -47,6 +47,10 @@ class Loader:
             rows.append(row)
         return plans, rows
 
+    def close(self) -> None:
+        """Let go of workers and of the thread that plans."""
+        self._rows = None
+
     def told(self, bytes_per_patch: float) -> str:
         """Its workers, and the most memory of this host that the frames in all ranks' rows can take."""
         made = max(1, self.workers * self.rows_ahead)

@@ -183,6 +183,7 @@ class Trainer:
                 raise
             raise gone from error
         finally:
+            loader.close()
             if own is not None:
                 own.close()
             if journal is not None:

@@ -105,3 +105,11 @@ class Pieces:
                 if at != size:
                     out.append(f"{key}/{name}")
         return out
+
+
+@torch.no_grad()
+def put_back_exact(named: Iterable[tuple[str, torch.Tensor]], saved: Pieces) -> None:
+    """Whole weights as exactly as they were trained, where a checkpoint has saved its model rounded."""
+    for name, weight in named:
+        if saved.has(MASTER, name):
+            weight.copy_(saved.find(MASTER, name, 0, weight.numel()).view(weight.shape))
