@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# What takes too long for every day: 10,000 samples held to their promises, and every planted bug caught.
+# What takes too long for every day: 10,000 samples held to their promises, 20 kills survived bit by bit, and every
+# planted bug caught.
 # Each stage that ended well is remembered in out/test_long and not run again; `rm -r out/test_long` starts over.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -29,5 +30,9 @@ if [ -d "$clips" ]; then
 else
     echo "test_long: no real clips in $clips; left out"
 fi
+for engine in cpu_2 zero2; do
+    stage "kills_$engine" python scripts/check_kills.py --engines "$engine" --kills 10 --out out/test_long/kills
+done
+stage no_hang python tests/training/random_rows.py --engines zero3 fsdp2 --steps 200
 stage mutants python tests/mutants.py
 echo "test_long: all stages done"

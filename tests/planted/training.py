@@ -214,4 +214,34 @@ MUTANTS = (
         "if not counts:",
         "tests/training/test_ranks.py::test_ranks_with_unlike_numbers_of_rows_are_named_with_their_samples",
     ),
+    Mutant(
+        "published_before_the_other_ranks_wrote",
+        "vista_train/training/saver.py",
+        "        self._raise(pending.folder, pending.written.exception())\n\n        def publish() -> None:\n"
+        "            checkpoint.publish(pending.folder, pending.sizes)\n",
+        "\n        def publish() -> None:\n            (pending.folder / checkpoint.IN_PROGRESS).unlink()\n",
+        "tests/training/test_kills.py::test_killed_inside_a_save_and_within_a_step",
+    ),
+    Mutant(
+        "save_not_awaited",
+        "vista_train/training/saver.py",
+        "        self._raise(pending.folder, pending.written.exception())\n",
+        "",
+        "tests/training/test_kills.py::test_killed_inside_a_save_and_within_a_step",
+    ),
+    Mutant(
+        "log_not_cut_back",
+        "vista_train/training/journal.py",
+        "if _step_of(line) <= self.first_step]",
+        "if _step_of(line) < float('inf')]",
+        "tests/training/test_kills.py::test_killed_inside_a_save_and_within_a_step",
+    ),
+    Mutant(
+        "lost_rank_in_backward_not_told",
+        "vista_train/training/loop.py",
+        "            gone = lost(error)\n            if gone is None:\n                raise\n"
+        "            raise gone from error\n        finally:",
+        "            raise\n        finally:",
+        "tests/training/test_machines.py::test_a_rank_left_alone_in_an_exchange_says_so",
+    ),
 )

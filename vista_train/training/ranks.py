@@ -51,9 +51,9 @@ class Ranks:
         if self._planning is None:
             return table_NK[None]
         own = torch.from_numpy(np.ascontiguousarray(table_NK, dtype=np.float64))
-        heard = torch.empty((self.count, *own.shape), dtype=torch.float64)
-        self._speaking(lambda: distributed.all_gather_into_tensor(heard, own[None], group=self._planning))
-        return heard.numpy()
+        heard = [torch.empty_like(own) for _ in range(self.count)]
+        self._speaking(lambda: distributed.all_gather(heard, own, group=self._planning))
+        return torch.stack(heard).numpy()
 
     def barrier(self) -> None:
         """Return when every rank has come here."""
