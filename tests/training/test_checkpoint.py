@@ -200,6 +200,16 @@ def test_optimizer_state_of_other_parameters_is_refused(tmp_path: Path, engine: 
             checkpoint.restore_optimizer(tmp_path / "step-000001", engine, named, updates=1)
 
 
+def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, engine: Engine) -> None:
+    write(tmp_path, 1, engine)
+    path = tmp_path / "step-000001" / "training" / "state.json"
+    data = json.loads(path.read_text())
+    del data["updates"]
+    path.write_text(json.dumps(data))
+    with pytest.raises(ValueError, match=r"step-000001 was written by another version .* family.path=.*step-000001"):
+        checkpoint.read_state(tmp_path / "step-000001")
+
+
 def pieces_in(folder: Path, shares: Mapping[int, tuple[int, int]], size: int = 12) -> Pieces:
     """State of one parameter, of which each rank holds a stretch."""
     (folder / "training").mkdir(parents=True)

@@ -30,7 +30,7 @@ ENGINES = {
     "zero3_hpz": "ZeRO-3",
     "fsdp2": "FSDP2",
 }
-ROUNDED = "zero3_bf16"
+ROUNDED = ("zero3_bf16", "fsdp2_bf16")
 NOT_HERE = pytest.param(
     "zero3_offload", marks=pytest.mark.skip("DeepSpeed compiles its CPU optimizer for minutes; run it by hand")
 )
@@ -67,9 +67,9 @@ class Launches:
             adapted["train"] |= {"language": {"lora": {"r": 4, "dropout": 0.0}}, "vision": False}
             runs.append(adapted)
             asked = self.folder / f"{engine}_asked.json"
-            asked.write_text(json.dumps({"cases": engine != ROUNDED, "recipes": runs, "out": str(out)}))
+            asked.write_text(json.dumps({"cases": engine not in ROUNDED, "recipes": runs, "out": str(out)}))
             on_cpu = {"ACCELERATE_USE_CPU": "1"} if engine == "cpu_2" else {}
-            options = ["--mixed_precision", "bf16" if engine == ROUNDED else "no"]
+            options = ["--mixed_precision", "bf16" if engine in ROUNDED else "no"]
             launch(command(SCRIPT, asked, config=self.config(engine), options=options), environment(**on_cpu))
         return json.loads(out.read_text())
 
@@ -165,12 +165,21 @@ def test_every_engine_s_adapters_go_on_in_one_process(launches: Launches, engine
     assert_close(launches.log(f"{engine}_lora_then_one"), launches.log(f"{engine}_lora"))
 
 
-def test_rounded_weights_are_resumed_and_exported_exactly(launches: Launches) -> None:
-    launches.of(ROUNDED)
-    assert launches.log(f"{ROUNDED}_again") == launches.log(ROUNDED)
-    folder = launches.folder / ROUNDED / "step-000004"
+@pytest.mark.parametrize("engine", ROUNDED)
+def test_in_bf16_losses_are_summed_in_fp32_and_runs_resumed_bit_by_bit(launches: Launches, engine: str) -> None:
+    launches.of(engine)
+    assert launches.log(f"{engine}_again") == launches.log(engine)
+    (loss, norm), (exact_loss, exact_norm) = launches.log(engine)[0], launches.log("one")[0]
+    # A sum of some 700 rounded to bf16 would be off by up to 2.
+    assert loss == pytest.approx(exact_loss, rel=1e-4)
+    assert norm == pytest.approx(exact_norm, rel=1e-2)
+
+
+def test_rounded_weights_are_exported_exactly(launches: Launches) -> None:
+    launches.of("zero3_bf16")
+    folder = launches.folder / "zero3_bf16" / "step-000004"
     exact = Pieces(folder / "training")
-    rounded = launches.weights(ROUNDED)
+    rounded = launches.weights("zero3_bf16")
     merge(folder, launches.folder / "exported", dtype="float32")
     exported = load_file(launches.folder / "exported" / "model.safetensors")
     assert {tensor.dtype for tensor in rounded.values()} == {torch.bfloat16}

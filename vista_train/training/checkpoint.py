@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ class RunState:
     world_size: int
     batch_samples: int
     plan_digest: str
-    updates: int = 0
+    updates: int
     """Updates of the weights so far: steps without a label make none."""
     failures: tuple[Failure, ...] = ()
 
@@ -123,8 +123,14 @@ def prune(output: Path, keep: int) -> None:
 
 
 def read_state(folder: Path) -> RunState:
-    """The state a checkpoint was written at."""
-    return RunState.from_json(json.loads((folder / "training" / STATE).read_text(encoding="utf-8")))
+    """The state a checkpoint was written at; `ValueError` if a version wrote it that kept other things."""
+    data = json.loads((folder / "training" / STATE).read_text(encoding="utf-8"))
+    if data.keys() != {entry.name for entry in fields(RunState)}:
+        raise ValueError(
+            f"{folder} was written by another version of vista_train; choose another output, and start from its "
+            f"weights by family.path={folder}"
+        )
+    return RunState.from_json(data)
 
 
 def restore_optimizer(folder: Path, engine: Engine, named: Iterable[tuple[str, nn.Parameter]], updates: int) -> None:

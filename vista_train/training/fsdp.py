@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar, cast
 
 import torch
+from accelerate import Accelerator
 from torch import nn
 from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
@@ -20,6 +22,15 @@ class FsdpEngine(Engine):
 
     sharded: ClassVar[bool] = True
     lockstep: ClassVar[bool] = True
+
+    def __init__(self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        plugin = accelerator.state.fsdp_plugin
+        if plugin.mixed_precision_policy is not None:
+            # What leaves the model is a sum of losses, of more digits than bf16 has.
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
+        # The layers of an earlier model of this process are not this one's.
+        plugin.transformer_cls_names_to_wrap = None
+        super().__init__(accelerator, module, optimizer)
 
     @property
     def told(self) -> str:
