@@ -14,14 +14,14 @@ from vista_train.models.adapters import holds_adapter
 from vista_train.training import checkpoint
 from vista_train.training.engines import make_accelerator
 from vista_train.training.loop import Trainer, known_failures, shut_down
-from vista_train.training.ranks import lost
+from vista_train.training.ranks import Ranks, lost
 from vista_train.training.signals import StopSignal
 from vista_train.video.decode import MediaError
 
 
 def train(recipe: Recipe, signals: StopSignal | None = None) -> Trainer:
     """Train to the end, or until `signals` end it, from the newest finished checkpoint in the recipe's output."""
-    accelerator = make_accelerator()
+    accelerator, ranks = make_accelerator(), Ranks()
     output = Path(recipe.output)
     done = checkpoint.published(output)
     newest = done[-1] if done else None
@@ -29,8 +29,7 @@ def train(recipe: Recipe, signals: StopSignal | None = None) -> Trainer:
         recipe.check_continues(load_recipe(newest / "recipe.yaml"), newest)
     # An adapter stands beside the recipe's own weights; any other checkpoint takes their place.
     family = recipe.make_family(str(newest) if newest and not holds_adapter(newest) else None)
-    with accelerator.main_process_first():
-        dataset = recipe.make_dataset(family.codec, known_failures(output, newest))
+    dataset = ranks.in_turn(lambda: recipe.make_dataset(family.codec, known_failures(output, newest)))
     trainer = Trainer(
         family,
         dataset,
@@ -38,6 +37,7 @@ def train(recipe: Recipe, signals: StopSignal | None = None) -> Trainer:
         recipe.make_loop(),
         recipe.make_optimizer(),
         accelerator,
+        ranks,
         resume_from=newest,
         recipe_text=recipe.to_yaml(),
         seed=recipe.seed,

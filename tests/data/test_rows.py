@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
 from collections import Counter
 
 import pytest
@@ -94,3 +97,19 @@ def test_a_budget_of_nothing_is_refused(name):
 def test_a_sample_over_the_budget_is_told_by_its_step(dataset):
     with pytest.raises(ValueError, match="over max_row_tokens 50 or max_row_patches"):
         RowPlanner(dataset, RowBudget(batch_samples=2, max_row_tokens=50), 0, 1, 0, 1).rows(0)
+
+
+def test_a_worker_outlives_a_signal_that_its_rank_did_not_send(of_clips):
+    """Schedulers send SIGTERM to every process of a job; only the ranks may act on it."""
+    planner = RowPlanner(of_clips, RowBudget(batch_samples=2), 0, 3, 0, 1)
+    rows = iter(row_loader(planner, 1, 2, pin_memory=False))
+    worker = rows._workers[0]
+    plan, _ = next(rows)
+    subprocess.run(["kill", "-TERM", str(worker.pid)], check=True)
+    assert [plan.step, *(plan.step for plan, _ in rows)] == [0, 1, 2]
+    again = iter(row_loader(RowPlanner(of_clips, RowBudget(batch_samples=2), 0, 3, 0, 1), 1, 2, pin_memory=False))
+    next(again)
+    worker = again._workers[0]
+    os.kill(worker.pid, signal.SIGTERM)
+    worker.join(10)
+    assert worker.exitcode == 0

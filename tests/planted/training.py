@@ -39,10 +39,9 @@ MUTANTS = (
     Mutant(
         "last_checkpoint_deleted_before_the_new_one_is_published",
         "vista_train/training/saver.py",
-        "            checkpoint.publish(pending.folder, pending.sizes)\n"
-        "            checkpoint.prune(pending.folder.parent, self.keep)",
-        "            checkpoint.prune(pending.folder.parent, self.keep - 1)\n"
-        "            checkpoint.publish(pending.folder, pending.sizes)",
+        "        self._agree(pending.folder, lambda: checkpoint.publish(pending.folder, pending.sizes))\n",
+        "        checkpoint.prune(pending.folder.parent, self.keep - 1)\n"
+        "        self._agree(pending.folder, lambda: checkpoint.publish(pending.folder, pending.sizes))\n",
         "tests/training/test_checkpoint.py::test_older_checkpoints_are_pruned_only_after_the_new_one_is_published",
     ),
     Mutant(
@@ -137,6 +136,20 @@ MUTANTS = (
         "tests/training/test_engines.py::test_every_engine_resumes_bit_by_bit[fsdp2]",
     ),
     Mutant(
+        "rounded_weights_are_updated",
+        "vista_train/training/zero.py",
+        "        self._keep_exact(exact)\n",
+        "",
+        "tests/training/test_engines.py::test_exact_weights_that_others_saved_are_not_rounded",
+    ),
+    Mutant(
+        "a_stranger_s_signal_ends_a_worker",
+        "vista_train/data/rows.py",
+        "    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})\n",
+        "",
+        "tests/data/test_rows.py::test_a_worker_outlives_a_signal_that_its_rank_did_not_send",
+    ),
+    Mutant(
         "background_save_without_copies",
         "vista_train/training/pieces.py",
         'piece.values_N.to("cpu", copy=copy)',
@@ -217,9 +230,9 @@ MUTANTS = (
     Mutant(
         "published_before_the_other_ranks_wrote",
         "vista_train/training/saver.py",
-        "        self._raise(pending.folder, pending.written.exception())\n\n        def publish() -> None:\n"
-        "            checkpoint.publish(pending.folder, pending.sizes)\n",
-        "\n        def publish() -> None:\n            (pending.folder / checkpoint.IN_PROGRESS).unlink()\n",
+        "        self._raise(pending.folder, pending.written.exception())\n"
+        "        self._agree(pending.folder, lambda: checkpoint.publish(pending.folder, pending.sizes))\n",
+        "        self._agree(pending.folder, lambda: (pending.folder / checkpoint.IN_PROGRESS).unlink())\n",
         "tests/training/test_kills.py::test_killed_inside_a_save_and_within_a_step",
     ),
     Mutant(

@@ -235,7 +235,10 @@ def test_a_part_that_is_missing_is_noticed(tmp_path: Path, shares: Mapping[int, 
         pieces.find("exp_avg", "w", 0, 12)
 
 
-def test_a_checkpoint_without_a_rank_s_part_is_not_published(tmp_path: Path, engine: Engine) -> None:
+def test_a_checkpoint_without_a_rank_s_part_is_not_published(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoint, "LISTING_SECONDS", 0.0)
     folder = checkpoint.folder_of(tmp_path, 1)
     checkpoint.begin(folder)
     pieces = tensors_of(engine.pieces(engine.module.named_parameters()))
@@ -247,6 +250,30 @@ def test_a_checkpoint_without_a_rank_s_part_is_not_published(tmp_path: Path, eng
     with pytest.raises(ValueError, match=r"lacks .*exp_avg/weight"):
         checkpoint.publish(folder, {"weight": 3})
     assert checkpoint.published(tmp_path) == []
+
+
+def test_a_part_that_a_network_shows_late_is_waited_for(tmp_path: Path, engine: Engine) -> None:
+    folder = checkpoint.folder_of(tmp_path, 1)
+    checkpoint.begin(folder)
+    checkpoint.write_whole(folder, checkpoint.RunState(4, 1, 1, 4, "digest", 1), lambda folder: None)
+    pieces = tensors_of(engine.pieces(engine.module.named_parameters()))
+    late = threading.Timer(0.5, checkpoint.write_part, (folder, 0, pieces, checkpoint.random_state()))
+    late.start()
+    checkpoint.publish(folder, {"weight": 2})
+    assert checkpoint.published(tmp_path) == [folder]
+
+
+def test_an_old_checkpoint_that_cannot_be_deleted_ends_no_run(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse(path: Path) -> None:
+        raise OSError("busy")
+
+    monkeypatch.setattr(checkpoint.shutil, "rmtree", refuse)
+    for step in (1, 2, 3):
+        write(tmp_path, step, engine)
+    assert steps_in(tmp_path) == [2, 3]
+    assert "an older checkpoint could not be deleted: busy" in capsys.readouterr().err
 
 
 def test_a_save_in_the_background_is_published_later_and_holds_what_was_then(tmp_path: Path, engine: Engine) -> None:

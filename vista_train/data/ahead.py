@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from multiprocessing.pool import AsyncResult, ThreadPool
@@ -29,6 +30,7 @@ def run_ahead(items: Iterable[Item], depth: int) -> Iterator[Item]:
             yield item
     finally:
         # What is under way ends before the process leaves what it works on, if it ends at all.
+        deadline = time.monotonic() + CLOSING_SECONDS
         for task in made:
-            task.wait(CLOSING_SECONDS)
+            task.wait(max(0.0, deadline - time.monotonic()))
         pool.close()

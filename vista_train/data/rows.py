@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
@@ -196,3 +197,12 @@ def _set_up_worker(worker: int) -> None:
     torch.set_num_threads(1)
     os.setpgid(0, 0)
     signal.signal(signal.SIGUSR1, signal.SIG_IGN)
+    # Schedulers send SIGTERM to every process there is; a worker leaves when its own rank sends it.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_leave_when_told, name="sigterm", daemon=True).start()
+
+
+def _leave_when_told() -> None:
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
+        pass
+    os._exit(0)

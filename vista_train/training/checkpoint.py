@@ -11,6 +11,7 @@ import json
 import os
 import re
 import shutil
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -28,6 +29,8 @@ IN_PROGRESS = "IN_PROGRESS"
 """A folder that holds a file of this name was never finished: not to be resumed from."""
 STATE = "state.json"
 MIN_KEPT = 2
+LISTING_SECONDS = 60.0
+"""How long a network file system may hide from one machine what another has written."""
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,12 @@ def write_whole(folder: Path, state: RunState, save_model: Callable[[Path], None
     """Write what all ranks have in common, the model among it, and flush it to the disk; one rank calls this."""
     save_model(folder)
     _write_text(folder / "training" / STATE, json.dumps(state.to_json(), indent=1) + "\n")
-    for path in folder.rglob("*"):
-        # The other ranks' files are theirs to flush.
-        if path.is_file() and path.parent != folder / "training":
-            _flush(path)
+    for entry in folder.iterdir():
+        # What the other ranks write is theirs to flush, and must not be looked for before it is there.
+        if entry.name != "training":
+            for path in (entry, *entry.rglob("*")):
+                if path.is_file():
+                    _flush(path)
 
 
 def publish(folder: Path, sizes: Mapping[str, int]) -> None:
@@ -96,17 +101,25 @@ def publish(folder: Path, sizes: Mapping[str, int]) -> None:
 
     `ValueError` names what is missing. A kill at any point leaves the older checkpoints whole.
     """
-    state = read_state(folder)
-    missing = [path.name for rank in range(state.world_size) if not (path := _random_file(folder, rank)).is_file()]
-    missing += Pieces(folder / "training").gaps(sizes, MOMENTS if state.updates else ())
-    if missing:
-        raise ValueError(
-            f"{folder} lacks {', '.join(missing[:4])}: is the output on storage that all machines of the run share?"
-        )
+    deadline = time.monotonic() + LISTING_SECONDS
+    while missing := _missing(folder, sizes):
+        if time.monotonic() > deadline:
+            raise ValueError(
+                f"{folder} lacks {', '.join(missing[:4])}: is the output on storage that all machines of the run share?"
+            )
+        time.sleep(1)
     _flush(folder / "training")
     (folder / IN_PROGRESS).unlink()
     _flush(folder)
     _flush(folder.parent)
+
+
+def _missing(folder: Path, sizes: Mapping[str, int]) -> list[str]:
+    """What every rank must have written and is not to be seen in a folder."""
+    state = read_state(folder)
+    missing = [path.name for rank in range(state.world_size) if not (path := _random_file(folder, rank)).is_file()]
+    missing += Pieces(folder / "training").gaps(sizes, MOMENTS if state.updates else ())
+    return missing
 
 
 def prune(output: Path, keep: int) -> None:
@@ -142,10 +155,12 @@ def restore_optimizer(folder: Path, engine: Engine, named: Iterable[tuple[str, n
     engine.put_back(trained, saved, updates)
 
 
-def restore_random(folder: Path, rank: int, world_size: int) -> None:
-    """Bring back this rank's random state, if the world is as large as it was."""
-    if read_state(folder).world_size == world_size:
+def restore_random(folder: Path, rank: int, world_size: int) -> bool:
+    """Bring back this rank's random state, if the world is as large as it was; whether it is."""
+    is_same = read_state(folder).world_size == world_size
+    if is_same:
         _set_random_state(load_file(_random_file(folder, rank)))
+    return is_same
 
 
 def _random_file(folder: Path, rank: int) -> Path:

@@ -10,7 +10,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from vista_train.training.pieces import MOMENTS, Piece, Pieces, put_back_exact
+from vista_train.training.pieces import MOMENTS, Piece, Pieces
 
 
 class Engine:
@@ -22,6 +22,11 @@ class Engine:
     """Whether ranks wait for each other in every micro-step, not only once a step."""
 
     def __init__(self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        if accelerator.gradient_accumulation_steps != 1:
+            raise ValueError(
+                f"gradient_accumulation_steps is {accelerator.gradient_accumulation_steps}; it must be 1: the recipe says "
+                f"how many samples a step has, and rows are made as they fit"
+            )
         self.accelerator = accelerator
         self.module, self.optimizer = accelerator.prepare(module, optimizer)
 
@@ -60,12 +65,19 @@ class Engine:
         """What trains, in the order of the model."""
         return [parameter for parameter in self.module.parameters() if parameter.requires_grad]
 
-    def gathered(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def gathered(self, tensors: Mapping[str, torch.Tensor], copy: bool = False) -> dict[str, torch.Tensor]:
         """Whole tensors of the model on the first rank, nothing elsewhere; every rank calls this.
 
-        They are the model's own storage where that is whole, else copies on the CPU.
+        They are the model's own storage where that is whole, unless copies are asked for; else copies on the CPU.
         """
-        return {name: tensor.detach() for name, tensor in tensors.items()} if self.accelerator.is_main_process else {}
+        whole: dict[str, torch.Tensor] = {}
+        seen: dict[int, torch.Tensor] = {}
+        for name, tensor in tensors.items() if self.accelerator.is_main_process else ():
+            # Tied weights stay one.
+            if id(tensor) not in seen:
+                seen[id(tensor)] = tensor.detach().to("cpu", copy=True) if copy else tensor.detach()
+            whole[name] = seen[id(tensor)]
+        return whole
 
     def updates(self) -> int:
         """How many updates the optimizer has made."""
@@ -91,7 +103,7 @@ class Engine:
     def put_back(self, named: Iterable[tuple[str, nn.Parameter]], saved: Pieces, updates: int) -> None:
         """Fill the state of some parameters from a checkpoint; every rank calls this, and reads its own share.
 
-        The model's own weights are loaded already; where they were saved rounded, the exact ones take their place.
+        The weights themselves are loaded already.
         """
         fused = any(group.get("fused") for group in self.optimizer.param_groups)
         for name, parameter in named:
@@ -100,7 +112,6 @@ class Engine:
             for key in MOMENTS:
                 state[key] = saved.find(key, name, 0, parameter.numel()).view(parameter.shape).to(parameter.device)
             self.optimizer.state[parameter] = state
-            put_back_exact([(name, parameter)], saved)
 
 
 def _whole(value: float | torch.Tensor) -> float | torch.Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import torch
 from accelerate import Accelerator, DistributedType, InitProcessGroupKwargs
@@ -27,6 +28,12 @@ def make_accelerator() -> Accelerator:
     # DeepSpeed does not find out by itself that there is no GPU to talk over.
     is_blind = not on_gpu and parse_flag_from_env("ACCELERATE_USE_DEEPSPEED")
     handlers = [InitProcessGroupKwargs(backend="gloo")] if is_blind else []
+    config = os.environ.get("ACCELERATE_DEEPSPEED_CONFIG_FILE", "")
+    if parse_flag_from_env("ACCELERATE_USE_DEEPSPEED") and config.endswith(".json") and not Path(config).is_file():
+        raise ValueError(
+            f"deepspeed_config_file is {config!r}; there is none in {Path.cwd()}: launch from the folder that it is "
+            f"relative to"
+        )
     accelerator = Accelerator(mixed_precision="bf16" if half else "no", kwargs_handlers=handlers)
     load_whole(accelerator)
     return accelerator

@@ -14,7 +14,7 @@ from torch.distributed.tensor import DTensor
 from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
 from vista_train.training.engine import Engine
-from vista_train.training.pieces import MASTER, MOMENTS, Piece, Pieces
+from vista_train.training.pieces import MOMENTS, Piece, Pieces
 
 
 class FsdpEngine(Engine):
@@ -26,8 +26,9 @@ class FsdpEngine(Engine):
     def __init__(self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         plugin = accelerator.state.fsdp_plugin
         if plugin.mixed_precision_policy is not None:
-            # What leaves the model is a sum of losses, of more digits than bf16 has.
-            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
+            # What leaves the model is a sum of losses, and gradients are summed over ranks: bf16 has too few digits.
+            policy = replace(plugin.mixed_precision_policy, output_dtype=None, reduce_dtype=torch.float32)
+            plugin.mixed_precision_policy = policy
         # The layers of an earlier model of this process are not this one's.
         plugin.transformer_cls_names_to_wrap = None
         super().__init__(accelerator, module, optimizer)
@@ -41,7 +42,7 @@ class FsdpEngine(Engine):
         """Gradients are exchanged in every micro-step; held back, they would take the memory that sharding saves."""
         return contextlib.nullcontext()
 
-    def gathered(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def gathered(self, tensors: Mapping[str, torch.Tensor], copy: bool = False) -> dict[str, torch.Tensor]:
         """Whole tensors on the CPU of the first rank, gathered one after another."""
         whole, seen = {}, {}
         for name, tensor in tensors.items():
@@ -74,9 +75,6 @@ class FsdpEngine(Engine):
                     local = _local(state[key])
                     local.copy_(saved.find(key, name, start, count).view(local.shape))
             self.optimizer.state[parameter] = state
-            if count and saved.has(MASTER, name):
-                local = _local(parameter)
-                local.copy_(saved.find(MASTER, name, start, count).view(local.shape))
 
 
 def _local(tensor: torch.Tensor) -> torch.Tensor:

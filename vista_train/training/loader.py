@@ -14,11 +14,13 @@ from vista_train.types import Row
 class Loader:
     """The rows of one rank, step after step; `first` are its plans of the next step, if there is one."""
 
-    def __init__(self, planner: RowPlanner, loop: LoopSettings, ranks_here: int, pin_memory: bool) -> None:
+    def __init__(
+        self, planner: RowPlanner, loop: LoopSettings, workers: int, ranks_here: int, pin_memory: bool
+    ) -> None:
         self.planner, self.loop, self.ranks_here = planner, loop, ranks_here
         # Planned before anything is written: a step that cannot be dealt is told first.
         self.first = planner.rows(planner.first_step) if planner.first_step < planner.last_step else []
-        self.workers = loop.workers_beside(ranks_here)
+        self.workers = workers
         self.rows_ahead = loop.rows_ahead(self.workers, len(self.first))
         self._rows: Iterator[tuple[RowPlan, Row]] | None = None
         self._pin_memory = pin_memory

@@ -26,7 +26,7 @@ from vista_train.training.loader import Loader
 from vista_train.training.loss import summed_cross_entropy
 from vista_train.training.meters import StepMeters, Stopwatch
 from vista_train.training.optimizer import OptimizerSettings, adamw, rate_share, set_rates, trainable_groups
-from vista_train.training.pieces import tensors_of
+from vista_train.training.pieces import Pieces, put_back_exact, tensors_of
 from vista_train.training.ranks import Ranks, lost
 from vista_train.training.report import Agreed, Report, Wait
 from vista_train.training.saver import Saver
@@ -78,6 +78,7 @@ class Trainer:
         loop: LoopSettings | None = None,
         optimizer: OptimizerSettings | None = None,
         accelerator: Accelerator | None = None,
+        ranks: Ranks | None = None,
         resume_from: Path | None = None,
         recipe_text: str = "",
         unusable: Sequence[tuple[str, str]] = (),
@@ -87,13 +88,16 @@ class Trainer:
         self.loop, self.settings = loop or LoopSettings(), optimizer or OptimizerSettings()
         self.accelerator = accelerator or make_accelerator()
         load_whole(self.accelerator)
-        self.ranks = Ranks()
+        self.ranks = ranks or Ranks()
         self.recipe_text, self.unusable = recipe_text, tuple(unusable)
         self._check_world()
         # Dropout is the one draw that no position decides: each rank has a stream of its own, the same in every run.
         torch.manual_seed(seed * MAX_RANKS + self.accelerator.process_index)
         loras, full, device = self.settings.loras, self.settings.full, self.accelerator.device
         self.model = load_tuned(family, loras, full, device.type, seed, resume_from)
+        if resume_from is not None:
+            # What was saved rounded is as exact again as it was trained.
+            put_back_exact(self.model.named_parameters(), Pieces(resume_from / "training"))
         if self.loop.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
         self.model.train()
@@ -159,7 +163,9 @@ class Trainer:
         planner = self._planner(self.step_number)
         self._check_ranks()
         pin = self.accelerator.device.type == "cuda"
-        loader = Loader(planner, self.loop, self.ranks.on_this_machine, pin)
+        # All ranks ask for equally many rows ahead, or one would plan a step that another has not come to.
+        workers = min(self.ranks.gathered(self.loop.workers_beside(self.ranks.on_this_machine)))
+        loader = Loader(planner, self.loop, workers, self.ranks.on_this_machine, pin)
         try:
             self.output.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -221,6 +227,8 @@ class Trainer:
     def save(self) -> Path:
         """Write a checkpoint of the current step, or start to; every rank calls this."""
         assert self.dataset is not None, "Trainer.save needs a dataset, whose plan the state names"
+        # An earlier one's copies are let go of before more are made.
+        self.saver.finish()
         folder = checkpoint.folder_of(self.output, self.step_number)
         state = RunState(
             next_position=self.step_number * self.loop.budget.batch_samples,
@@ -232,10 +240,8 @@ class Trainer:
             failures=tuple(self.failures),
         )
         later = self.loop.save_in_background
-        weights = self.engine.gathered(self._saved_weights())
-        if later:
-            # Training goes on and changes what is written.
-            weights = {name: tensor.to("cpu", copy=tensor.device.type == "cpu") for name, tensor in weights.items()}
+        # Written in the background, they must be copies: training goes on and changes them.
+        weights = self.engine.gathered(self._saved_weights(), copy=later)
         pieces = tensors_of(self.engine.pieces(self._trained()), later)
         self.saver.save(
             folder, state, self.sizes, pieces, checkpoint.random_state(), lambda path: self._save_model(path, weights)
@@ -345,7 +351,9 @@ class Trainer:
             )
         if state.updates:
             checkpoint.restore_optimizer(folder, self.engine, self._trained(), state.updates)
-        checkpoint.restore_random(folder, self.ranks.rank, self.ranks.count)
+        if not checkpoint.restore_random(folder, self.ranks.rank, self.ranks.count):
+            # Another world goes on with streams of its own, not with those that began the run.
+            torch.manual_seed(torch.initial_seed() + state.step * MAX_RANKS**2)
         self.step_number = state.step
         self.failures = list(state.failures)
         self.num_failed = len({failure.position for failure in state.failures})
@@ -368,6 +376,7 @@ class Trainer:
                 ("the plan of the samples", self.dataset.digest()[:12]),
                 ("the engine", self.engine.told),
                 ("the next step", str(self.step_number)),
+                ("the number of samples known to be lost from there on", str(len(self.dataset.known_failures))),
                 ("the last step", str(self.num_steps)),
                 ("the size of a step and of its rows", str(self.loop.budget)),
             ]

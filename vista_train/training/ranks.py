@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import resource
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from typing import Any, TypeVar
 
@@ -29,6 +31,8 @@ class Ranks:
         is_alone = not (distributed.is_available() and distributed.is_initialized())
         self.count = 1 if is_alone else distributed.get_world_size()
         self.rank = 0 if is_alone else distributed.get_rank()
+        if not is_alone:
+            _allow_files()
         # Planning has a group of its own, since it runs in a thread of its own.
         groups = [None if is_alone else distributed.new_group(backend="gloo", timeout=TIMEOUT) for _ in range(2)]
         self._control, self._planning = groups
@@ -59,6 +63,22 @@ class Ranks:
         """Return when every rank has come here."""
         self.gathered(None)
 
+    def in_turn(self, work: Callable[[], Told]) -> Told:
+        """What work makes, on the first rank before all others: it may fill a cache that they read.
+
+        `LostRankError` on the others where it fails on the first.
+        """
+        first: Future[Told] = Future()
+        if self.rank == 0:
+            with ThreadPoolExecutor(1) as pool:
+                first = pool.submit(work)
+        error = self.gathered(str(first.exception() or "") if self.rank == 0 else "")[0]
+        if self.rank == 0:
+            return first.result()
+        if error:
+            raise LostRankError(f"rank 0 has ended: {error}")
+        return work()
+
     def same(self, facts: Sequence[tuple[str, str]]) -> str:
         """Where ranks differ in named facts, in words; nothing if they agree."""
         heard = self.gathered(list(facts))
@@ -80,11 +100,20 @@ class Ranks:
             raise gone from error
 
 
+def _allow_files() -> None:
+    """Let the process open as many files as it may: every rank holds connections to all others."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft < hard:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
 def lost(error: RuntimeError) -> LostRankError | None:
     """A broken connection to another rank as what it means; None if the error is another."""
     text = str(error)
     if isinstance(error, LostRankError):
         return error
+    if type(error) is not RuntimeError and not isinstance(error, distributed.DistError):
+        return None
     if not any(sign in text for sign in GONE):
         return None
     return LostRankError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -72,11 +73,13 @@ class Saver:
         pending, self._pending = self._pending, None
         self._raise(pending.folder, pending.written.exception())
 
-        def publish() -> None:
-            checkpoint.publish(pending.folder, pending.sizes)
-            checkpoint.prune(pending.folder.parent, self.keep)
-
-        self._agree(pending.folder, publish)
+        self._agree(pending.folder, lambda: checkpoint.publish(pending.folder, pending.sizes))
+        if self.ranks.rank == 0:
+            try:
+                checkpoint.prune(pending.folder.parent, self.keep)
+            except OSError as error:
+                # The new one stands; an older one that stays is no reason to end the run.
+                print(f"vista_train: an older checkpoint could not be deleted: {error}", file=sys.stderr, flush=True)
 
     def _agree(self, folder: Path, work: Callable[[], None]) -> None:
         """The first rank works, and all hear how it went."""

@@ -34,6 +34,8 @@ class ZeroEngine(Engine):
                 f'{clip_norm}; leave it "auto"'
             )
         config["gradient_clipping"] = clip_norm
+        # DeepSpeed rounds the module before it takes its fp32 weights from it.
+        exact = {parameter: parameter.detach() for parameter in module.parameters() if parameter.requires_grad}
         super().__init__(accelerator, module, optimizer)
         # The next engine of this process may be asked for another.
         config["gradient_clipping"] = "auto"
@@ -42,6 +44,16 @@ class ZeroEngine(Engine):
             raise ValueError(
                 "zero_optimization.stage in the DeepSpeed config is 0; that is DDP, see ds_configs/ddp.yaml"
             )
+        self._keep_exact(exact)
+
+    @torch.no_grad()
+    def _keep_exact(self, exact: Mapping[nn.Parameter, torch.Tensor]) -> None:
+        """Update weights as they were loaded, not rounded ones."""
+        for parameter, weight in exact.items():
+            held = self._held(parameter)
+            if held is not None and parameter.dtype != held[0].dtype:
+                flat, where, start, count = held
+                flat.narrow(0, where, count).copy_(weight.flatten()[start : start + count])
 
     @property
     def told(self) -> str:
@@ -68,10 +80,10 @@ class ZeroEngine(Engine):
         """The update is made already; the norm of its gradients."""
         return float(self.module.get_global_grad_norm())
 
-    def gathered(self, tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def gathered(self, tensors: Mapping[str, torch.Tensor], copy: bool = False) -> dict[str, torch.Tensor]:
         """Whole tensors on the first rank; at stage 3 copies on its CPU, gathered one after another."""
         if not self.sharded:
-            return super().gathered(tensors)
+            return super().gathered(tensors, copy)
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
         whole: dict[str, Any] = {}
@@ -104,16 +116,16 @@ class ZeroEngine(Engine):
 
     @torch.no_grad()
     def put_back(self, named: Iterable[tuple[str, nn.Parameter]], saved: Pieces, updates: int) -> None:
-        """Fill the stretches that this rank updates.
-
-        From a checkpoint of exact weights alone, the fp32 weights here stay those that the engine made of its own.
-        """
-        states = self._zero.optimizer.state
+        """Fill the stretches that this rank updates."""
+        inner = self._zero.optimizer
+        states = inner.state
+        fused = any(group.get("fused") for group in inner.param_groups)
+        # DeepSpeed's CPU optimizer counts in whole numbers.
+        in_whole = type(inner).__name__ == "DeepSpeedCPUAdam"
         for flat in self._flats():
             states[flat] = {key: torch.zeros_like(flat) for key in MOMENTS}
-            # DeepSpeed's CPU optimizer counts in whole numbers.
-            on_cpu = type(self._zero.optimizer).__name__ == "DeepSpeedCPUAdam"
-            states[flat]["step"] = updates if on_cpu else torch.tensor(float(updates))
+            step = torch.tensor(float(updates), device=flat.device if fused else "cpu")
+            states[flat]["step"] = updates if in_whole else step
         for name, parameter in named:
             held = self._held(parameter)
             if held is None:
@@ -121,8 +133,6 @@ class ZeroEngine(Engine):
             flat, where, start, count = held
             for key in MOMENTS:
                 states[flat][key].narrow(0, where, count).copy_(saved.find(key, name, start, count))
-            if saved.has(MASTER, name):
-                flat.narrow(0, where, count).copy_(saved.find(MASTER, name, start, count))
 
     @property
     def _zero(self) -> Any:
