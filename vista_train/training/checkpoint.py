@@ -155,12 +155,10 @@ def restore_optimizer(folder: Path, engine: Engine, named: Iterable[tuple[str, n
     engine.put_back(trained, saved, updates)
 
 
-def restore_random(folder: Path, rank: int, world_size: int) -> bool:
-    """Bring back this rank's random state, if the world is as large as it was; whether it is."""
-    is_same = read_state(folder).world_size == world_size
-    if is_same:
+def restore_random(folder: Path, rank: int, world_size: int) -> None:
+    """Bring back this rank's random state, if the world is as large as it was."""
+    if read_state(folder).world_size == world_size:
         _set_random_state(load_file(_random_file(folder, rank)))
-    return is_same
 
 
 def _random_file(folder: Path, rank: int) -> Path:

@@ -24,8 +24,8 @@ class Engine:
     def __init__(self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         if accelerator.gradient_accumulation_steps != 1:
             raise ValueError(
-                f"gradient_accumulation_steps is {accelerator.gradient_accumulation_steps}; it must be 1: the recipe says "
-                f"how many samples a step has, and rows are made as they fit"
+                f"gradient_accumulation_steps is {accelerator.gradient_accumulation_steps}; it must be 1: the recipe "
+                f"says how many samples a step has, and rows are made as they fit"
             )
         self.accelerator = accelerator
         self.module, self.optimizer = accelerator.prepare(module, optimizer)

@@ -92,7 +92,9 @@ class Trainer:
         self.recipe_text, self.unusable = recipe_text, tuple(unusable)
         self._check_world()
         # Dropout is the one draw that no position decides: each rank has a stream of its own, the same in every run.
-        torch.manual_seed(seed * MAX_RANKS + self.accelerator.process_index)
+        # Resumed in a world of another size, a run does not begin its streams again.
+        step = checkpoint.read_state(resume_from).step if resume_from is not None else 0
+        torch.manual_seed((seed * MAX_RANKS + self.ranks.rank + step * MAX_RANKS**2) % (1 << 63))
         loras, full, device = self.settings.loras, self.settings.full, self.accelerator.device
         self.model = load_tuned(family, loras, full, device.type, seed, resume_from)
         if resume_from is not None:
@@ -351,9 +353,7 @@ class Trainer:
             )
         if state.updates:
             checkpoint.restore_optimizer(folder, self.engine, self._trained(), state.updates)
-        if not checkpoint.restore_random(folder, self.ranks.rank, self.ranks.count):
-            # Another world goes on with streams of its own, not with those that began the run.
-            torch.manual_seed(torch.initial_seed() + state.step * MAX_RANKS**2)
+        checkpoint.restore_random(folder, self.ranks.rank, self.ranks.count)
         self.step_number = state.step
         self.failures = list(state.failures)
         self.num_failed = len({failure.position for failure in state.failures})
