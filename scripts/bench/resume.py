@@ -89,7 +89,7 @@ def write_checkpoint(recipe: Recipe) -> Path:
     """A checkpoint after one step of the recipe."""
     family = recipe.make_family()
     trainer = Trainer(family, recipe.make_dataset(family.codec), recipe.output, recipe.make_loop())
-    loader = Loader(planner_of(trainer, 0, {}), dataclasses.replace(trainer.loop, workers=0), 1, False)
+    loader = Loader(planner_of(trainer, 0, {}), dataclasses.replace(trainer.loop, workers=0), 0, 1, False)
     rows = row_loader(loader.planner, 0, 1, False)
     trainer.step([row for _, (_, row) in zip(loader.first, rows, strict=False)])
     folder = trainer.save()
@@ -113,7 +113,7 @@ def start(recipe: Recipe, saved: Path, step: int, is_resumed: bool, workers: int
     planned: dict[int, int] = defaultdict(int)
     first_step = trainer.step_number if is_resumed else step
     planner = planner_of(trainer, first_step, planned)
-    loader = Loader(planner, dataclasses.replace(trainer.loop, workers=workers), 1, pin_memory=False)
+    loader = Loader(planner, dataclasses.replace(trainer.loop, workers=workers), workers, 1, pin_memory=False)
     # As the loader itself begins, but that it hands out whole steps.
     rows = iter(row_loader(planner, loader.workers, loader.rows_ahead, False))
     next(rows)
