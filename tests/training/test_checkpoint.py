@@ -296,10 +296,26 @@ def test_a_save_in_the_background_is_published_later_and_holds_what_was_then(tmp
     assert moments(engine) == saved
 
 
-def test_saving_in_the_background_changes_nothing(small_recipe: Callable[..., Recipe]) -> None:
+def test_saving_in_the_background_changes_nothing(
+    small_recipe: Callable[..., Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
     at_once = small_recipe("at_once", steps=5, save_every=2)
     later = small_recipe("later", steps=5, save_every=2, save_in_background=True)
     train(at_once)
+    moved, stepped, write_part = threading.Event(), Trainer._stepped, checkpoint.write_part
+
+    def step_and_tell(self: Trainer, *arguments: Any) -> dict[str, float]:
+        result = stepped(self, *arguments)
+        moved.set()
+        return result
+
+    def write_after_another_step(*arguments: Any) -> None:
+        moved.clear()
+        moved.wait(2)
+        write_part(*arguments)
+
+    monkeypatch.setattr(Trainer, "_stepped", step_and_tell)
+    monkeypatch.setattr(checkpoint, "write_part", write_after_another_step)
     train(later)
     assert log_of(later) == log_of(at_once)
     for step in (4, 5):
