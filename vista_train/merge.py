@@ -11,7 +11,8 @@ import torch
 from vista_train.config import Recipe, load_recipe
 from vista_train.models.adapters import holds_adapter, load_tuned, merge_adapters
 from vista_train.models.hub import read_json
-from vista_train.training.pieces import Pieces, put_back_exact
+from vista_train.training.checkpoint import pieces_of
+from vista_train.training.pieces import put_back_exact
 
 DTYPES = ("float32", "bfloat16", "float16")
 LAYOUTS = ("hub", "published")
@@ -52,7 +53,7 @@ def merge(checkpoint: Path, out: Path, dtype: str | None = None, layout: str = "
                 f"whole checkpoint is; load them with peft beside the base quantized the same way"
             )
     model = load_tuned(family, settings.loras, settings.full, checkpoint=checkpoint)
-    put_back_exact(model.named_parameters(), Pieces(checkpoint / "training"))
+    put_back_exact(model.named_parameters(), pieces_of(checkpoint))
     if is_adapter:
         merge_adapters(model)
     model.to(getattr(torch, dtype or _base_dtype(recipe)))

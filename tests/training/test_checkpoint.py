@@ -183,7 +183,7 @@ def test_state_and_optimizer_come_back_as_they_were(tmp_path: Path, engine: Engi
     (engine.module.weight * 5).sum().backward()
     engine.update(1.0)
     assert moments(engine) != saved
-    checkpoint.restore_optimizer(folder, engine, engine.module.named_parameters(), updates=1)
+    checkpoint.restore_optimizer(checkpoint.pieces_of(folder), engine, engine.module.named_parameters(), updates=1)
     checkpoint.restore_random(folder, rank=0, world_size=1)
     drawn = torch.rand(3)
     assert (moments(engine), engine.updates()) == (saved, 1)
@@ -197,7 +197,7 @@ def test_optimizer_state_of_other_parameters_is_refused(tmp_path: Path, engine: 
     for named, wrong in (([*engine.module.named_parameters(), *other], "no optimizer state exp_avg/other"),
                          (other, "that no parameter takes, such as 'weight'")):  # fmt: skip
         with pytest.raises(ValueError, match=wrong):
-            checkpoint.restore_optimizer(tmp_path / "step-000001", engine, named, updates=1)
+            checkpoint.restore_optimizer(checkpoint.pieces_of(tmp_path / "step-000001"), engine, named, updates=1)
 
 
 def test_a_checkpoint_of_another_version_is_refused(tmp_path: Path, engine: Engine) -> None:
@@ -292,7 +292,7 @@ def test_a_save_in_the_background_is_published_later_and_holds_what_was_then(tmp
     may_write.set()
     saver.finish()
     assert checkpoint.published(tmp_path) == [folder]
-    checkpoint.restore_optimizer(folder, engine, engine.module.named_parameters(), updates=1)
+    checkpoint.restore_optimizer(checkpoint.pieces_of(folder), engine, engine.module.named_parameters(), updates=1)
     assert moments(engine) == saved
 
 

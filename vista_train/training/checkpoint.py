@@ -114,11 +114,16 @@ def publish(folder: Path, sizes: Mapping[str, int]) -> None:
     _flush(folder.parent)
 
 
+def pieces_of(folder: Path) -> Pieces:
+    """What all ranks have written of the optimizer; every rank's file is opened."""
+    return Pieces(folder / "training")
+
+
 def _missing(folder: Path, sizes: Mapping[str, int]) -> list[str]:
     """What every rank must have written and is not to be seen in a folder."""
     state = read_state(folder)
     missing = [path.name for rank in range(state.world_size) if not (path := _random_file(folder, rank)).is_file()]
-    missing += Pieces(folder / "training").gaps(sizes, MOMENTS if state.updates else ())
+    missing += pieces_of(folder).gaps(sizes, MOMENTS if state.updates else ())
     return missing
 
 
@@ -146,9 +151,9 @@ def read_state(folder: Path) -> RunState:
     return RunState.from_json(data)
 
 
-def restore_optimizer(folder: Path, engine: Engine, named: Iterable[tuple[str, nn.Parameter]], updates: int) -> None:
+def restore_optimizer(saved: Pieces, engine: Engine, named: Iterable[tuple[str, nn.Parameter]], updates: int) -> None:
     """Bring back the optimizer, whatever engine and however many ranks wrote it; `ValueError` if others train now."""
-    saved, trained = Pieces(folder / "training"), list(named)
+    trained = list(named)
     unused = saved.names() - {name for name, _ in trained}
     if unused:
         raise ValueError(f"the checkpoint holds optimizer state that no parameter takes, such as {min(unused)!r}")

@@ -16,8 +16,6 @@ from vista_train.training.pieces import MOMENTS, Piece, Pieces
 class Engine:
     """One process, or DDP: every rank holds everything, and gradients are exchanged in the last micro-step only."""
 
-    sharded: ClassVar[bool] = False
-    """Whether a rank holds only a part of every weight, so that all ranks must call every module equally often."""
     lockstep: ClassVar[bool] = False
     """Whether ranks wait for each other in every micro-step, not only once a step."""
 
@@ -70,14 +68,17 @@ class Engine:
 
         They are the model's own storage where that is whole, unless copies are asked for; else copies on the CPU.
         """
-        whole: dict[str, torch.Tensor] = {}
-        seen: dict[int, torch.Tensor] = {}
-        for name, tensor in tensors.items() if self.accelerator.is_main_process else ():
-            # Tied weights stay one.
-            if id(tensor) not in seen:
-                seen[id(tensor)] = tensor.detach().to("cpu", copy=True) if copy else tensor.detach()
-            whole[name] = seen[id(tensor)]
-        return whole
+        # Tied weights stay one.
+        whole: dict[int, torch.Tensor] = {}
+        for tensor in tensors.values():
+            if id(tensor) not in whole:
+                whole[id(tensor)] = self.whole(tensor, copy)
+        is_first = self.accelerator.is_main_process
+        return {name: whole[id(tensor)] for name, tensor in tensors.items()} if is_first else {}
+
+    def whole(self, tensor: torch.Tensor, copy: bool) -> torch.Tensor:
+        """One of them, on the first rank; every rank calls this."""
+        return tensor.detach().to("cpu", copy=True) if copy and self.accelerator.is_main_process else tensor.detach()
 
     def updates(self) -> int:
         """How many updates the optimizer has made."""

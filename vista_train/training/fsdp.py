@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
-from typing import Any, ClassVar, cast
+from typing import ClassVar
 
 import torch
 from accelerate import Accelerator
@@ -20,7 +20,6 @@ from vista_train.training.pieces import MOMENTS, Piece, Pieces
 class FsdpEngine(Engine):
     """Sharded over the first dimension; gradients are reduced in every micro-step, so that none is ever held whole."""
 
-    sharded: ClassVar[bool] = True
     lockstep: ClassVar[bool] = True
 
     def __init__(self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
@@ -42,15 +41,12 @@ class FsdpEngine(Engine):
         """Gradients are exchanged in every micro-step; held back, they would take the memory that sharding saves."""
         return contextlib.nullcontext()
 
-    def gathered(self, tensors: Mapping[str, torch.Tensor], copy: bool = False) -> dict[str, torch.Tensor]:
-        """Whole tensors on the CPU of the first rank, gathered one after another."""
-        whole, seen = {}, {}
-        for name, tensor in tensors.items():
-            if id(tensor) not in seen:
-                full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-                seen[id(tensor)] = full.detach().cpu() if self.accelerator.is_main_process else None
-            whole[name] = seen[id(tensor)]
-        return cast(Any, whole) if self.accelerator.is_main_process else {}
+    def whole(self, tensor: torch.Tensor, copy: bool) -> torch.Tensor:
+        """A whole tensor on the CPU of the first rank."""
+        if not isinstance(tensor, DTensor):
+            return super().whole(tensor, copy)
+        full = tensor.full_tensor()
+        return full.detach().cpu() if self.accelerator.is_main_process else tensor.detach()
 
     def pieces(self, named: Iterable[tuple[str, nn.Parameter]]) -> Iterator[Piece]:
         """The rows of every parameter that this rank holds."""

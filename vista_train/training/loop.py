@@ -97,9 +97,10 @@ class Trainer:
         torch.manual_seed((seed * MAX_RANKS + self.ranks.rank + step * MAX_RANKS**2) % (1 << 63))
         loras, full, device = self.settings.loras, self.settings.full, self.accelerator.device
         self.model = load_tuned(family, loras, full, device.type, seed, resume_from)
-        if resume_from is not None:
+        saved = checkpoint.pieces_of(resume_from) if resume_from is not None else None
+        if saved is not None:
             # What was saved rounded is as exact again as it was trained.
-            put_back_exact(self.model.named_parameters(), Pieces(resume_from / "training"))
+            put_back_exact(self.model.named_parameters(), saved)
         if self.loop.gradient_checkpointing:
             self.model.activation_checkpointing_enable()
         self.model.train()
@@ -124,8 +125,8 @@ class Trainer:
         self.num_failed = 0
         self.stopped_by: str | None = None
         """The signal that ended `train` before its last step."""
-        if resume_from is not None:
-            self._resume(resume_from)
+        if resume_from is not None and saved is not None:
+            self._resume(resume_from, saved)
 
     @property
     def is_main(self) -> bool:
@@ -337,7 +338,7 @@ class Trainer:
         if self.recipe_text:
             (folder / "recipe.yaml").write_text(self.recipe_text, encoding="utf-8")
 
-    def _resume(self, folder: Path) -> None:
+    def _resume(self, folder: Path, saved: Pieces) -> None:
         """Take up a run where a checkpoint left it; its weights are loaded already."""
         assert self.dataset is not None, "resuming needs a dataset, whose plan is compared"
         state = checkpoint.read_state(folder)
@@ -352,7 +353,7 @@ class Trainer:
                 f"choose another output, or set train.allow_plan_change=true to go on with other samples"
             )
         if state.updates:
-            checkpoint.restore_optimizer(folder, self.engine, self._trained(), state.updates)
+            checkpoint.restore_optimizer(saved, self.engine, self._trained(), state.updates)
         checkpoint.restore_random(folder, self.ranks.rank, self.ranks.count)
         self.step_number = state.step
         self.failures = list(state.failures)

@@ -63,11 +63,6 @@ class ZeroEngine(Engine):
         return f"ZeRO-{self.stage}{beside}"
 
     @property
-    def sharded(self) -> bool:  # type: ignore[override]
-        """From stage 3 on."""
-        return self.stage == 3
-
-    @property
     def lockstep(self) -> bool:  # type: ignore[override]
         """From stage 2 on, gradients are reduced in every micro-step."""
         return self.stage >= 2
@@ -80,21 +75,16 @@ class ZeroEngine(Engine):
         """The update is made already; the norm of its gradients."""
         return float(self.module.get_global_grad_norm())
 
-    def gathered(self, tensors: Mapping[str, torch.Tensor], copy: bool = False) -> dict[str, torch.Tensor]:
-        """Whole tensors on the first rank; at stage 3 copies on its CPU, gathered one after another."""
-        if not self.sharded:
-            return super().gathered(tensors, copy)
+    def whole(self, tensor: torch.Tensor, copy: bool) -> torch.Tensor:
+        """A whole tensor on the first rank; of one that stage 3 has cut up, a copy on its CPU."""
+        if not _is_sharded(tensor):
+            return super().whole(tensor, copy)
         from deepspeed.runtime.zero.partition_parameters import GatheredParameters
 
-        whole: dict[str, Any] = {}
-        seen: dict[int, torch.Tensor] = {}
-        for name, tensor in tensors.items():
-            with GatheredParameters([tensor] if _is_sharded(tensor) else []):
-                if self.accelerator.is_main_process:
-                    if id(tensor) not in seen:
-                        seen[id(tensor)] = tensor.detach().to("cpu", copy=True)
-                    whole[name] = seen[id(tensor)]
-        return whole
+        with GatheredParameters([tensor]):
+            found = super().whole(tensor, copy=True) if self.accelerator.is_main_process else None
+        # Elsewhere nothing may hold on to what was gathered.
+        return tensor.detach() if found is None else found
 
     def updates(self) -> int:
         """How many updates the optimizer has made."""
