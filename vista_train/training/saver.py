@@ -72,7 +72,6 @@ class Saver:
             return
         pending, self._pending = self._pending, None
         self._raise(pending.folder, pending.written.exception())
-
         self._agree(pending.folder, lambda: checkpoint.publish(pending.folder, pending.sizes))
         if self.ranks.rank == 0:
             try:
