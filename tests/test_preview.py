@@ -101,7 +101,7 @@ def painted(view, size, frames, box, colour=(20, 160, 20)):
     clip = Clip.from_frames(pixels_TCHW, frames, "Green on grey.")
     times = view.times(clip.duration, clip.frame_measure)
     sample = Sample(clip, shown().sample.messages, (Evidence(Span(0, frames), box),), "plain")
-    frames_TCHW = render_view(clip, times, view, ".", "auto")
+    frames_TCHW = render_view(clip, times, view)
     return preview.Shown(3, sample, Plan(times, 1, 2, 1, 1.0), frames_TCHW)
 
 

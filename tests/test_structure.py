@@ -25,6 +25,7 @@ README = REPO / "README.md"
 LEVELS = {
     "": 0,
     "sections": 0,
+    "redact": 0,
     "video": 1,
     "types": 2,
     "augment": 3,

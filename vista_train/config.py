@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, create_model
@@ -24,9 +24,14 @@ from vista_train.sections import Mix, Parts, Strict, build, explained, field_hel
 from vista_train.training.optimizer import OptimizerSettings
 from vista_train.training.settings import LoopSettings
 from vista_train.types import Failure
+from vista_train.video.decode import Limits
+from vista_train.video.media import Media
 from vista_train.video.sampling import View
 
 MAX_RECIPE_BYTES = 1 << 20
+
+
+LimitsSection = model_of("LimitsSection", Limits)
 
 
 class ManifestEntry(Strict):
@@ -55,6 +60,15 @@ class DataSection(Strict):
     """Samples in an epoch; default, the number of clips."""
     reader: str = "auto"
     """The decoder: auto, pyav, decord or torchcodec."""
+    isolate: Literal["process", "inline"] = "process"
+    """`process` decodes in processes that can be killed, so that a file that hangs or crashes costs one sample;
+    `inline` in the data workers themselves, for files that you trust."""
+    limits: LimitsSection = LimitsSection()  # type: ignore[valid-type]
+    """What a file is refused for."""
+    allow_symlinks: bool = False
+    """Follow symbolic links under `root`, wherever they lead."""
+    allow_absolute: bool = False
+    """Let manifests name files by absolute paths, wherever they lie."""
     cache: str | None = None
     """Where indexes and probed headers are kept; default, $VISTA_TRAIN_CACHE or ~/.cache/vista_train."""
 
@@ -129,22 +143,31 @@ class Recipe(Strict):
             for name, section in sorted(chosen.items())
         )
 
+    def make_media(self) -> Media:
+        """The files under the recipe's root, and how they may be opened."""
+        data = self.data
+        return Media(data.root, data.reader, data.isolate, self.make_limits(), data.allow_symlinks, data.allow_absolute)
+
+    def make_limits(self) -> Limits:
+        """What a file is refused for."""
+        limits: Limits = build(Limits, self.data.limits)
+        return limits
+
     def make_dataset(self, codec: Codec, known_failures: Iterable[Failure] = ()) -> VistaDataset:
         """The dataset over the recipe's manifests; opens (and on first use, indexes) them."""
         entries = {entry.name or Path(entry.path).stem: entry for entry in self.data.manifests}
         if len(entries) < len(self.data.manifests):
             raise ValueError("data.manifests: two manifests have the same name; give each a `name` of its own")
-        root = Path(self.data.root)
-        sources = {name: ClipSource(root / entry.path, root, self.data.cache) for name, entry in entries.items()}
+        media = self.make_media()
+        sources = {name: ClipSource(media.root / entry.path, media, self.data.cache) for name, entry in entries.items()}
         return VistaDataset(
             sources,
             self.make_mix(),
             codec,
-            root,
+            media,
             weights={name: entry.weight for name, entry in entries.items()},
             seed=self.seed,
             epoch_samples=self.data.epoch_samples,
-            reader=self.data.reader,
             known_failures=known_failures,
         )
 
@@ -225,6 +248,7 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         # The rooms check their own settings when they are built.
         recipe.make_settings(), recipe.make_view(), recipe.make_loop(), recipe.make_optimizer(), recipe.make_mix()
+        recipe.make_limits()
         most, room = recipe.family.max_tokens, recipe.make_loop().budget.max_row_tokens
         if most > room:
             raise ValueError(f"family.max_tokens is {most}, train.max_row_tokens {room}; a sample must fit into a row")

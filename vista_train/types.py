@@ -96,6 +96,16 @@ class Failure:
     key: str
     """The media file, relative to the data root, or the augmentation that could not be made."""
     reason: str
+    source: str = ""
+    """The manifest that the file is in."""
+
+    @property
+    def kind(self) -> str:
+        """The kind of reason: `MediaMissing` and so on; `left out` and `not composed` where no file was opened."""
+        name, colon, _ = self.reason.partition(":")
+        if self.position < 0:
+            return "left out"
+        return name if colon and name.startswith("Media") else "not composed"
 
 
 @dataclass(frozen=True)

@@ -36,9 +36,9 @@ from vista_train.augment import REGISTRY, Augment, CannotComposeError, Cast
 from vista_train.data.sources import ClipSource
 from vista_train.types import Sample
 from vista_train.video.composition import Video
-from vista_train.video.decode import resolve
 from vista_train.video.decode.pyav import Source, opened
 from vista_train.video.geometry import Box
+from vista_train.video.media import Media
 from vista_train.video.render import render_view, requests
 from vista_train.video.sampling import View
 
@@ -146,7 +146,7 @@ def cast_of(augment: Augment, source: ClipSource, rng: np.random.Generator) -> C
 def ours(video: Video, root: Path) -> np.ndarray:
     """The sampled frames [T, H, W, 3] on the canvas, as the library makes them."""
     times = VIEW.times(video.duration, video.frame_measure)
-    return render_view(video, times, VIEW, root, "pyav").permute(0, 2, 3, 1).numpy()
+    return render_view(video, times, VIEW, Media(root, isolate="inline")).permute(0, 2, 3, 1).numpy()
 
 
 def usual(video: Video, root: Path) -> np.ndarray:
@@ -157,7 +157,7 @@ def usual(video: Video, root: Path) -> np.ndarray:
     until: dict[str, Fraction] = defaultdict(Fraction)
     for request in asked:
         until[request.clip.path] = max(until[request.clip.path], request.time)
-    sources = {path: decode_until(resolve(root, path), last) for path, last in until.items()}
+    sources = {path: decode_until(root / path, last) for path, last in until.items()}
     composed_THWC = np.zeros((len(ticks), video.size[1], video.size[0], 3), np.uint8)
     for request in asked:
         times, pictures = sources[request.clip.path]

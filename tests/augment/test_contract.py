@@ -135,7 +135,7 @@ def test_evidence_is_seen_long_and_large_enough(name, view, coloured, composed) 
     for seed in range(4):
         sample, _ = composed(REGISTRY[name](), coloured, view, 100 + seed)
         times = times_of(view, sample)
-        frames_TCHW = render_view(sample.video, times, view, ".", "auto")
+        frames_TCHW = render_view(sample.video, times, view)
         width, height = view.canvas(sample.video.size, len(times))
         assert frames_TCHW.shape == (len(times), 3, height, width)
         for evidence in sample.evidence:
@@ -250,9 +250,9 @@ def test_a_sample_is_replayed_from_json(name, from_world, composed, world: Path)
         assert again.to_json() == sample.to_json()
     times = times_of(view, sample)
     assert times == times_of(view, again)
-    frames_TCHW = render_view(sample.video, times, view, world, "auto")
+    frames_TCHW = render_view(sample.video, times, view, world)
     assert frames_TCHW.float().std() > 10
-    assert torch.equal(render_view(again.video, times, view, world, "auto"), frames_TCHW)
+    assert torch.equal(render_view(again.video, times, view, world), frames_TCHW)
 
 
 @every
@@ -263,7 +263,7 @@ def test_the_plan_counts_what_is_encoded(name, max_tokens, coloured, composed) -
     for seed in range(2):
         sample, _ = composed(REGISTRY[name](), coloured, TOKENS, seed)
         plan = codec.plan(sample)
-        frames_TCHW = render_view(sample.video, plan.times, TOKENS, ".", "auto")
+        frames_TCHW = render_view(sample.video, plan.times, TOKENS)
         encoded = codec.encode(sample, plan, frames_TCHW, position=7)
         assert len(encoded.input_ids) == plan.tokens <= max_tokens
         # 168 pixels are 12 patches, 6 of which are left by the pooling.

@@ -31,6 +31,7 @@ from vista_train.data.dataset import NO_PLAN, NUM_ATTEMPTS, Ingredient, VistaDat
 from vista_train.data.sources import ClipSource
 from vista_train.video.composition import Clip
 from vista_train.video.decode import MediaError
+from vista_train.video.media import Media
 from vista_train.video.render import render
 
 MIX = (
@@ -100,7 +101,7 @@ def by_hand(dataset, position):
         if plan.tokens > budget.tokens or plan.patches > budget.patches:
             continue
         try:
-            frames = render(sample.video, plan.times, (view.width, view.height), view.fit, dataset.root)
+            frames = render(sample.video, plan.times, (view.width, view.height), view.fit, dataset.media.root)
         except MediaError:
             continue
         return attempt, dataset.codec.encode(sample, plan, frames, position)
@@ -343,7 +344,7 @@ def test_weights_of_sources_are_honoured(recorder, tools):
 
 def test_consecutive_clips_come_in_order_and_with_the_anchor(of_world):
     mix = [Ingredient(LongVideoCaption(min_seconds=12, max_clips=3))]
-    dataset = VistaDataset(of_world().sources, mix, of_world().codec, of_world().root, seed=1)
+    dataset = VistaDataset(of_world().sources, mix, of_world().codec, of_world().media, seed=1)
     for position in range(16):
         clips = dataset.sample(position).video.clips()
         assert 2 <= len(clips) <= 3
@@ -360,12 +361,12 @@ def test_the_digest_names_everything_that_decides_a_sample(
         made = {name: tools.clip_list(name, 12) for name in sources}
         made["a"].digest = clips
         ingredients = [Ingredient(augment, *options.pop("weight", ()), sources=dict(chosen)) for augment in mix]
-        return VistaDataset(made, ingredients, plan_codec, options.pop("root", "."), **options).digest()
+        return VistaDataset(made, ingredients, plan_codec, options.pop("media", "."), **options).digest()
 
     known = digest()
     assert digest() == known
-    assert digest(root=tmp_path) == known
-    assert digest(reader="pyav") == known
+    assert digest(media=tmp_path) == known
+    assert digest(media=Media(".", "pyav")) == known
     assert digest(weights={"a": 1.0}) == known
     assert digest(known_failures=of_world(tmp_path)[0].failures) == known
     others = {
@@ -405,7 +406,6 @@ def test_the_digest_names_everything_that_decides_a_sample(
             {"chosen": {"host": ("a",)}},
             "augment.temporal_needle.sources.host: there is no such role; known: haystack, needle, distractor",
         ),
-        ({"reader": "ffmpeg"}, "data.reader: reader 'ffmpeg' is unknown; choose one of auto, pyav"),
     ],
 )
 def test_a_dataset_that_cannot_work_is_refused_at_once(options, said, tools):

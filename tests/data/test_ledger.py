@@ -29,7 +29,7 @@ def test_what_is_written_is_read(path):
 def test_a_line_is_one_attempt_with_its_file_and_reason(path):
     ledger.append(path, LOST[:1])
     (line,) = path.read_text().splitlines()
-    assert json.loads(line) == {"position": 3, "attempt": 0, "key": "3.mp4", "reason": 'said "no"\n'}
+    assert json.loads(line) == {"position": 3, "attempt": 0, "key": "3.mp4", "reason": 'said "no"\n', "source": ""}
 
 
 def test_nothing_lost_is_no_file(path):

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 from vista_train.data.sources import ClipSource
-from vista_train.video import render as module
 from vista_train.video.composition import Clip, Concat, Grid, Overlay, Video
 from vista_train.video.decode import MediaMissing, MediaUnreadable, Wanted, read
 from vista_train.video.geometry import Box, Fit, Rect
+from vista_train.video.media import Media
 from vista_train.video.render import render, render_view, requests
 from vista_train.video.sampling import View
 
@@ -170,7 +170,7 @@ def test_a_view_is_rendered_on_the_canvas_of_its_frames(view: View, canvas: tupl
     base, inset = in_memory([RED, BLUE], seconds=4, size=(40, 30)), in_memory([GREEN], seconds=2, size=(12, 9))
     video = Overlay(base, inset, 1, Box(0.25, 0.25, 0.5, 0.75))
     times = view.times(video.duration, video.frame_measure)
-    frames_TCHW = render_view(video, times, view, ".", "auto")
+    frames_TCHW = render_view(video, times, view)
     assert frames_TCHW.shape == (2, 3, canvas[1], canvas[0])
     for frame_CHW, time in zip(frames_TCHW, times, strict=True):
         wanted_HWC = Painter(canvas).draw(video, time, canvas, "squash" if view.fit == "native" else view.fit)
@@ -260,7 +260,7 @@ def test_joined_files_show_what_each_file_shows(world: Path, clips: list[Clip]) 
         ((160, 120), 15),
     ]
     video = Concat(parts)
-    frames_TCHW = render(video, [span.start + Fraction(5, 6) for span in video.spans()], (160, 120), root=world)
+    frames_TCHW = render(video, [span.start + Fraction(5, 6) for span in video.spans()], (160, 120), media=world)
     for number in (0, 1, 3):
         assert torch.equal(frames_TCHW[number], decoded(world, parts[number], Fraction(5, 6), 160, 120))
     portrait = decoded(world, parts[2], Fraction(5, 6), 90, 120)
@@ -272,7 +272,7 @@ def test_a_grid_of_files_shows_each_in_its_cell(world: Path, clips: list[Clip]) 
     cells = (clips[0], clips[4], clips[8], clips[12])
     grid = Grid(cells, 2, 2, (160, 120))
     assert grid.frame_measure == 15 * grid.duration
-    frame_CHW = render(grid, [Fraction(13, 7)], (160, 120), root=world)[0]
+    frame_CHW = render(grid, [Fraction(13, 7)], (160, 120), media=world)[0]
     for number, (left, top) in ((0, (0, 0)), (1, (80, 0)), (3, (80, 60))):
         own = decoded(world, cells[number], Fraction(13, 7), 80, 60)
         assert torch.equal(frame_CHW[:, top : top + 60, left : left + 80], own)
@@ -285,7 +285,7 @@ def test_a_grid_of_files_shows_each_in_its_cell(world: Path, clips: list[Clip]) 
 def test_an_inset_of_a_file_lies_over_its_base(world: Path, clips: list[Clip]) -> None:
     base, inset = clips[0], clips[6]
     video = Overlay(base, inset.subclip(1, 2), 1, Box(0.25, 0.5, 0.75, 1), "squash")
-    plain_TCHW, frames_TCHW = (render(one, [Fraction(3, 2)], (160, 120), root=world) for one in (base, video))
+    plain_TCHW, frames_TCHW = (render(one, [Fraction(3, 2)], (160, 120), media=world) for one in (base, video))
     own = decoded(world, inset, Fraction(3, 2), 80, 60)
     assert torch.equal(frames_TCHW[0, :, 60:, 40:120], own)
     plain_TCHW[0, :, 60:, 40:120] = own
@@ -301,32 +301,33 @@ def test_a_part_of_a_file_shows_what_the_whole_shows_there(world: Path, clips: l
 
 
 def test_each_file_is_decoded_once_in_increasing_time(world: Path, clips: list[Clip], monkeypatch) -> None:
-    calls: list[Path] = []
+    calls: list[str] = []
+    pictures = Media.pictures
 
-    def counted(path: Path, wanted: list[Wanted], reader: str):
-        calls.append(path)
+    def counted(media: Media, key: str, wanted: list[Wanted], predicted_seconds: float):
+        calls.append(key)
         latest = Fraction(0)
-        for index, picture_HWC in read(path, wanted, reader):
+        for index, picture_HWC in pictures(media, key, wanted, predicted_seconds):
             assert wanted[index].time >= latest
             latest = wanted[index].time
             yield index, picture_HWC
 
-    monkeypatch.setattr(module, "read", counted)
+    monkeypatch.setattr(Media, "pictures", counted)
     host, needle = clips[0], clips[5].subclip(0, 1)
     joined = Concat((host.subclip(2, 4), needle, host.subclip(0, 2), needle, clips[9]))
     video = Overlay(joined, host, 0, Box(0.5, 0.5, 1, 1))
     view = View(frames=24, width=56, height=56, fit="squash")
     times = view.times(video.duration, video.frame_measure)
-    frames_TCHW = render_view(video, times, view, world, "auto")
+    frames_TCHW = render_view(video, times, view, world)
     assert frames_TCHW.shape == (24, 3, 56, 56)
-    assert sorted(calls) == sorted(world / clip.path for clip in (host, needle, clips[9]))
+    assert sorted(calls) == sorted(clip.path for clip in (host, needle, clips[9]))
     assert sum(request.clip.path == host.path for request in requests(video, times, (56, 56), "squash")) > 12
 
 
 def test_tiny_places_of_a_file_are_rendered(world: Path, clips: list[Clip]) -> None:
     grid = Grid((clips[0], clips[8]) * 32, 8, 8)
     for size in ((9, 8), (40, 23), (1, 1)):
-        frame_CHW = render(grid, [Fraction(1)], size, root=world)[0]
+        frame_CHW = render(grid, [Fraction(1)], size, media=world)[0]
         assert frame_CHW.shape == (3, size[1], size[0])
     # Every background of the world is grey or brighter, so no cell that has a pixel stays dark.
     assert (
@@ -346,29 +347,29 @@ def test_a_path_that_leaves_the_root_is_refused(path: str, tmp_path: Path, on_di
     (root / "source_000").mkdir(parents=True)
     (tmp_path / "outside.mp4").write_bytes(b"not for you")
     (root / "linked").symlink_to(tmp_path)
-    with pytest.raises(MediaMissing, match="leads outside the data root") as caught:
-        render(on_disk(path), [Fraction(0)], (8, 8), root=root)
+    with pytest.raises(MediaMissing, match=r"leads outside the data root|a symbolic link stands") as caught:
+        render(on_disk(path), [Fraction(0)], (8, 8), media=root)
     assert caught.value.path == path
 
 
 def test_an_absolute_path_is_refused(tmp_path: Path, on_disk) -> None:
     with pytest.raises(MediaMissing, match="leads outside the data root"):
-        render(on_disk(str(tmp_path / "a.mp4")), [Fraction(0)], (8, 8), root=tmp_path / "root")
+        render(on_disk(str(tmp_path / "a.mp4")), [Fraction(0)], (8, 8), media=tmp_path / "root")
 
 
 def test_media_errors_name_the_file_as_the_composition_does(world: Path, clips: list[Clip], tmp_path: Path) -> None:
     with pytest.raises(MediaMissing, match=r"^gone\.mp4: no such file") as missing:
-        render(Concat((clips[0], replace(clips[1], path="gone.mp4"))), [Fraction(0), Fraction(9)], (8, 8), root=world)
+        render(Concat((clips[0], replace(clips[1], path="gone.mp4"))), [Fraction(0), Fraction(9)], (8, 8), media=world)
     assert missing.value.path == "gone.mp4"
     (tmp_path / "noise.mp4").write_bytes(bytes(range(256)) * 8)
     with pytest.raises(MediaUnreadable, match=r"^noise\.mp4: ") as unreadable:
-        render(replace(clips[0], path="noise.mp4"), [Fraction(0)], (8, 8), root=tmp_path)
+        render(replace(clips[0], path="noise.mp4"), [Fraction(0)], (8, 8), media=tmp_path)
     assert str(tmp_path) not in str(unreadable.value)
 
 
 def test_a_missing_file_that_is_not_shown_is_no_error(world: Path, clips: list[Clip]) -> None:
     video = Concat((clips[0], replace(clips[1], path="gone.mp4")))
-    assert render(video, [Fraction(0)], (8, 8), root=world).shape == (1, 3, 8, 8)
+    assert render(video, [Fraction(0)], (8, 8), media=world).shape == (1, 3, 8, 8)
 
 
 def test_pictures_in_memory_are_scaled_with_antialiasing() -> None:
@@ -391,5 +392,5 @@ def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path: Path) -> None:
     for path in ("x" * 300 + ".mp4", "loop", "loop/a.mp4"):
         clip = Clip(path, 0, 1, 64, 48)
         with pytest.raises(MediaMissing) as refused:
-            render(clip, [Fraction(1, 2)], (64, 48), root=tmp_path)
+            render(clip, [Fraction(1, 2)], (64, 48), media=tmp_path)
         assert refused.value.path == path

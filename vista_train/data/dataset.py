@@ -22,7 +22,8 @@ from vista_train.data.draws import draw_rng, permuted
 from vista_train.data.sources import ClipSource
 from vista_train.types import Encoded, Failure, Plan, Sample
 from vista_train.video.composition import Clip
-from vista_train.video.decode import MediaError, read
+from vista_train.video.decode import MediaError
+from vista_train.video.media import Media
 from vista_train.video.render import render_view
 from vista_train.video.sampling import View
 
@@ -72,6 +73,8 @@ class Composed:
 
     sample: Sample
     plan: Plan
+    origins: Mapping[str, str] = field(default_factory=dict)
+    """The source that each of its files was drawn from, by path."""
 
 
 class Anchor(NamedTuple):
@@ -80,6 +83,7 @@ class Anchor(NamedTuple):
     clip: Clip
     source: ClipSource
     row: int
+    name: str
 
 
 class Later(Sequence[Clip]):
@@ -112,9 +116,8 @@ class VistaDataset(Dataset):
         weights: how often each source is drawn for an augmentation's first role; missing ones count 1.
         mix: the augmentations. One whose roles cannot be filled from its sources is a `ValueError` here.
         codec: a family's codec (or anything with its `view`, `plan` and `encode`).
-        root: the folder that clips' paths are relative to.
+        media: the files that clips name; a plain path is the folder that they are relative to.
         epoch_samples: positions in an epoch; default, the number of clips.
-        reader: which decoder to use (vista_train.video.decode).
         known_failures: attempts that are taken as lost without trying, to replay a run.
     """
 
@@ -123,21 +126,19 @@ class VistaDataset(Dataset):
         sources: Mapping[str, ClipSource],
         mix: Sequence[Ingredient],
         codec: Encoder,
-        root: str | Path,
+        media: Media | str | Path,
         weights: Mapping[str, float] | None = None,
         seed: int = 0,
         epoch_samples: int | None = None,
-        reader: str = "auto",
         known_failures: Iterable[Failure] = (),
     ) -> None:
         self.sources = dict(sources)
         self.mix = tuple(ingredient for ingredient in mix if ingredient.weight > 0)
         self.codec = codec
-        self.root = Path(root)
+        self.media = media if isinstance(media, Media) else Media(media)
         self.weights = {name: float((weights or {}).get(name, 1.0)) for name in self.sources}
         self.seed = seed
         self.epoch_samples = epoch_samples or sum(len(source) for source in self.sources.values())
-        self.reader = reader
         self.known_failures = {(failure.position, failure.attempt): failure for failure in known_failures}
         self._check()
 
@@ -169,7 +170,8 @@ class VistaDataset(Dataset):
             try:
                 return self._encode(composed, position, attempt, tuple(failures))
             except MediaError as error:
-                failures.append(Failure(position, attempt, error.path, f"{type(error).__name__}: {error.reason}"))
+                reason = f"{type(error).__name__}: {error.reason}"
+                failures.append(Failure(position, attempt, error.path, reason, composed.origins.get(error.path, "")))
         return _lost(position, tuple(failures))
 
     def sample(self, position: int, attempt: int | None = None) -> Sample:
@@ -212,7 +214,7 @@ class VistaDataset(Dataset):
         sample, plan = composed.sample, composed.plan
         frames_TCHW = torch.zeros((0, 3, 0, 0), dtype=torch.uint8)
         if sample.video is not None:
-            frames_TCHW = render_view(sample.video, plan.times, self.codec.view, self.root, self.reader)
+            frames_TCHW = render_view(sample.video, plan.times, self.codec.view, self.media.at(position))
         encoded = self.codec.encode(sample, plan, frames_TCHW, position)
         return replace(encoded, attempt=attempt, failures=failures)
 
@@ -248,11 +250,12 @@ class VistaDataset(Dataset):
         """The anchor of cast `number` and of those that follow it. Its draws come first: the source and the clip."""
         names = ingredient.names(ingredient.augment.roles[0], tuple(self.sources))
         which = draw_rng(self.seed, epoch, index, 1 + number * DRAWS_PER_TRY, attempt)
-        source = self.sources[names[_weighted(which, [self.weights[name] for name in names])]]
+        name = names[_weighted(which, [self.weights[name] for name in names])]
+        source = self.sources[name]
         cycle, place = divmod(index, len(source))
         key = draw_rng(self.seed, epoch, cycle, 2 + number * DRAWS_PER_TRY, attempt)
         row = permuted(place, len(source), key)
-        return Anchor(source[row], source, row)
+        return Anchor(source[row], source, row, name)
 
     def _try(
         self, ingredient: Ingredient, anchor: Anchor, epoch: int, index: int, attempt: int, number: int
@@ -263,13 +266,14 @@ class VistaDataset(Dataset):
             return draw_rng(self.seed, epoch, index, 1 + number * DRAWS_PER_TRY + draw, attempt)
 
         augment, roles = ingredient.augment, ingredient.augment.roles
-        cast: dict[str, Sequence[Clip]] = {roles[0].name: self._anchored(ingredient, anchor, partial(rng, 2))}
+        origins: dict[str, str] = {anchor.clip.path: anchor.name}
+        cast: dict[str, Sequence[Clip]] = {roles[0].name: self._anchored(ingredient, anchor, origins, partial(rng, 2))}
         # Words alone come last: a clip of a file that is shown would be a second right answer.
         for order, role in sorted(enumerate(roles[1:]), key=lambda entry: entry[1].relation == "caption_only"):
             pool = ingredient.names(role, tuple(self.sources))
             shown = {clip.path for clips in cast.values() for clip in clips}
             taken = shown if role.relation == "caption_only" else {anchor.clip.path}
-            draw = partial(self._others, role, 0, pool, anchor.clip, taken, partial(rng, 3 + order))
+            draw = partial(self._others, role, 0, pool, origins, anchor.clip, taken, partial(rng, 3 + order))
             cast[role.name] = draw() if role.min_count else Later(draw)
         sample = augment(rng(DRAWS_PER_TRY - 2), cast, self.codec.view)
         try:
@@ -279,28 +283,37 @@ class VistaDataset(Dataset):
         if sample.video is not None and len(plan.times) < self.codec.view.count_of(sample.video):
             # The augmentation has looked at all times; these are fewer.
             check_seen(sample, self.codec.view, plan.times)
-        return Composed(sample, plan)
+        return Composed(sample, plan, origins)
 
     def _anchored(
-        self, ingredient: Ingredient, anchor: Anchor, make_rng: Callable[[], np.random.Generator]
+        self,
+        ingredient: Ingredient,
+        anchor: Anchor,
+        origins: dict[str, str],
+        make_rng: Callable[[], np.random.Generator],
     ) -> tuple[Clip, ...]:
         """The clips of the first role: the anchor, and those that belong with it."""
         role = ingredient.augment.roles[0]
         if role.relation == "same_source_consecutive":
-            return _window(role, anchor.source, anchor.row)
+            window = _window(role, anchor.source, anchor.row)
+            origins.update((clip.path, anchor.name) for clip in window)
+            return window
         pool = ingredient.names(role, tuple(self.sources))
-        return (anchor.clip, *self._others(role, 1, pool, anchor.clip, {anchor.clip.path}, make_rng))
+        return (anchor.clip, *self._others(role, 1, pool, origins, anchor.clip, {anchor.clip.path}, make_rng))
 
     def _others(
         self,
         role: Role,
         have: int,
         names: Sequence[str],
+        origins: dict[str, str],
         anchor: Clip,
         taken: Set[str],
         make_rng: Callable[[], np.random.Generator],
     ) -> tuple[Clip, ...]:
-        """Clips for a role that has `have`: uniformly, with replacement, no taken file, not the anchor's words."""
+        """Clips for a role that has `have`: uniformly, with replacement, no taken file, not the anchor's words.
+
+        `origins` learns which source each file is from."""
         if have >= role.count:
             return ()
         rng = make_rng()
@@ -314,6 +327,7 @@ class VistaDataset(Dataset):
                 clip = source[number - ends[at] + len(source)]
                 if clip.path not in taken and normal(clip.caption) != words:
                     clips.append(clip)
+                    origins[clip.path] = names[at]
                     break
             else:
                 if have + len(clips) >= role.min_count:
@@ -327,10 +341,6 @@ class VistaDataset(Dataset):
         """Every augmentation of the mix can be made at least once, or `ValueError` names it, its roles and why."""
         if not self.mix:
             raise ValueError("augment: no augmentation has a weight above 0")
-        try:
-            read(self.root, (), self.reader)
-        except (ValueError, ImportError) as error:
-            raise ValueError(f"data.reader: {error}") from error
         for ingredient in self.mix:
             self._check_sources(ingredient)
             self._check_can_compose(ingredient)

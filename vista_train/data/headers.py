@@ -18,11 +18,14 @@ from tqdm import tqdm
 
 from vista_train.data.manifest import Manifest
 from vista_train.data.sidecars import beside
-from vista_train.video.decode.base import Header, MediaError, resolve
+from vista_train.video.decode import Header, MediaError
 
-Probe: TypeAlias = Callable[[Path], Header]
+Probe: TypeAlias = Callable[[str], Header]
+"""The header of a media file, by its path as manifests have it."""
 
 THREADS = 16
+FILES_PER_THREAD = 64
+"""Each thread that probes has a decoding process of its own, which few files are not worth."""
 PORTION = 2048
 NUMBERS = ("duration_num", "duration_den", "width", "height", "fps_num", "fps_den")
 SCHEMA = pa.schema(
@@ -58,7 +61,7 @@ def survey(
             f"probed at the start of a run; run `vista-train check {manifest.path}` first"
         )
     if unknown:
-        _probe_all([paths[at] for at in unknown], [keys[at] for at in unknown], root, folder, probe)
+        _probe_all([paths[at] for at in unknown], [keys[at] for at in unknown], folder, probe)
         records, index = _find(keys, folder, retry=False)
     known = index >= 0
     numbers = np.zeros((len(paths), len(NUMBERS)), dtype=np.int64)
@@ -70,11 +73,11 @@ def survey(
     return Headers(numbers, reasons)
 
 
-def read_header(root: str | Path, path: str, probe: Probe) -> tuple[tuple[int, ...], str | None]:
+def read_header(path: str, probe: Probe) -> tuple[tuple[int, ...], str | None]:
     """The six numbers of one file, or zeros and the reason why not."""
     none = (0,) * len(NUMBERS)
     try:
-        header = probe(resolve(root, path))
+        header = probe(path)
     except MediaError as error:
         return none, error.reason
     duration, fps = header.duration, header.fps
@@ -118,15 +121,15 @@ def _find(keys: Sequence[str | None], folder: Path, retry: bool) -> tuple[pa.Tab
     return records, pc.fill_null(index, -1).to_numpy()
 
 
-def _probe_all(paths: Sequence[str], keys: Sequence[str | None], root: str | Path, folder: Path, probe: Probe) -> None:
+def _probe_all(paths: Sequence[str], keys: Sequence[str | None], folder: Path, probe: Probe) -> None:
     with (
-        ThreadPoolExecutor(THREADS) as threads,
+        ThreadPoolExecutor(min(THREADS, -(-len(paths) // FILES_PER_THREAD))) as threads,
         tqdm(total=len(paths), desc="reading headers", unit="file", delay=2, disable=None) as progress,
     ):
         for start in range(0, len(paths), PORTION):
             portion = paths[start : start + PORTION]
             read = []
-            for result in threads.map(lambda path: read_header(root, path, probe), portion):
+            for result in threads.map(lambda path: read_header(path, probe), portion):
                 read.append(result)
                 progress.update()
             _write(folder, keys[start : start + PORTION], read)

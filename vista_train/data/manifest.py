@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from vista_train.data.sidecars import cache_folder, key_of, publish
+from vista_train.redact import redacted
 
 MAX_LINE_BYTES = 1 << 20
 BATCH_ROWS = 8192
@@ -66,17 +67,19 @@ class Manifest:
         return order, begins, at
 
 
-def open_manifest(path: str | Path, cache: str | Path | None = None) -> Manifest:
+def open_manifest(path: str | Path, cache: str | Path | None = None, allow_absolute: bool = False) -> Manifest:
     """The manifest at `path`, read and checked unless a cache of this very file is there already.
 
+    `allow_absolute` lets paths lie outside the data root.
     `ValueError` names the file, the line, the key, what is wrong and what would be right.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"manifest {path} is not a file")
     stat = path.stat()
-    key = key_of(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
-    folder = publish(cache_folder(cache) / "manifests" / key, lambda building: _build(path, stat, building))
+    key = key_of(str(path.resolve()), stat.st_size, stat.st_mtime_ns, *(["absolute"] if allow_absolute else []))
+    check = LineCheck(allow_absolute)
+    folder = publish(cache_folder(cache) / "manifests" / key, lambda building: _build(path, stat, check, building))
     return Manifest(path, folder, key, json.loads((folder / "done.json").read_text())["sha256"])
 
 
@@ -87,12 +90,12 @@ def line_of(path: Path, row: int) -> int:
         return next(number for index, number in enumerate(lines) if index == row)
 
 
-def _build(path: Path, stat: os.stat_result, folder: Path) -> dict[str, Any]:
+def _build(path: Path, stat: os.stat_result, check: LineCheck, folder: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
     schema = FEATURES.arrow_schema
     num_rows = 0
     with path.open("rb") as stream, pa.ipc.new_stream(str(folder / "rows.arrow"), schema) as writer:
-        for rows in _batches(path, stream, digest, stat.st_size):
+        for rows in _batches(path, stream, check, digest, stat.st_size):
             columns = zip(*rows, strict=True)
             arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
@@ -109,9 +112,8 @@ def _build(path: Path, stat: os.stat_result, folder: Path) -> dict[str, Any]:
     return {"sha256": digest.hexdigest(), "rows": num_rows}
 
 
-def _batches(path: Path, stream: IO[bytes], digest: Any, size: int) -> Iterator[list[tuple]]:
+def _batches(path: Path, stream: IO[bytes], check: LineCheck, digest: Any, size: int) -> Iterator[list[tuple]]:
     """The file's rows, some thousands at a time; the first lines that are wrong, together, as one `ValueError`."""
-    check = LineCheck()
     rows: list[tuple] = []
     errors: list[str] = []
     num_bytes = number = 0
@@ -144,14 +146,15 @@ def _batches(path: Path, stream: IO[bytes], digest: Any, size: int) -> Iterator[
 class LineCheck:
     """Checks lines of a manifest and turns them into rows; remembers the foreign keys it has let pass."""
 
-    def __init__(self) -> None:
+    def __init__(self, allow_absolute: bool = False) -> None:
         self._foreign: set[str] = set()
+        self._allow_absolute = allow_absolute
 
     def row(self, line: bytes) -> tuple:
         """The line's values in the order of `FEATURES`; `ValueError` begins with the key that is wrong."""
         data = _parsed(line)
         self._refuse_misspelt(data, KEYS)
-        video = _path(data)
+        video = _path(data, self._allow_absolute)
         start = _number(data, "start", zero=True) or 0.0
         end = _number(data, "end")
         if end is not None and end <= start:
@@ -241,12 +244,11 @@ def _text(data: dict[str, Any], key: str, where: str = "") -> str:
     return value
 
 
-def _path(data: dict[str, Any]) -> str:
+def _path(data: dict[str, Any], allow_absolute: bool) -> str:
     video = _text(data, "video")
-    if video.startswith("/") or "://" in video or ".." in video.split("/") or "\0" in video:
-        raise ValueError(
-            f"video is {video!r:.200}; it must be a path under the data root, relative to it, without `..`"
-        )
+    if (video.startswith("/") and not allow_absolute) or "://" in video or ".." in video.split("/") or "\0" in video:
+        shown = f"{redacted(repr(video)):.200}"
+        raise ValueError(f"video is {shown}; it must be a path under the data root, relative to it, without `..`")
     return video
 
 

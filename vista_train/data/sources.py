@@ -16,10 +16,9 @@ import pyarrow.compute as pc
 from vista_train.data.headers import Headers, Probe, survey
 from vista_train.data.manifest import FEATURES, Manifest, open_manifest
 from vista_train.data.sidecars import cache_folder, key_of, publish
-from vista_train.video import decode
 from vista_train.video.composition import Clip, qa_from_json
-from vista_train.video.decode.base import resolve
 from vista_train.video.geometry import exact
+from vista_train.video.media import Media
 
 PROBE_LIMIT = 50_000
 OVERRUN_SECONDS = 0.5
@@ -32,26 +31,28 @@ ARRAYS = ("rows", "header_of", "headers", "order", "rank", "gap")
 class ClipSource:
     """The usable clips of one manifest: `len`, `[i]`, and `run` for those that follow one another.
 
-    `root` is the folder the manifest's paths are relative to. Sidecars go to `cache` (`cache_folder` tells the
-    default) and are built once, whoever comes first. `probe` reads a file's header where the manifest leaves something
-    open. `ValueError` when the manifest is wrong, when more than `probe_limit` files would have to be probed, or when
-    no clip is usable.
+    `media` are the files that the manifest names; a plain path is the folder they are relative to. Sidecars go to
+    `cache` (`cache_folder` tells the default) and are built once, whoever comes first. `probe` (default: the media's)
+    reads a file's header where the manifest leaves something open. `ValueError` when the manifest is wrong, when more
+    than `probe_limit` files would have to be probed, or when no clip is usable.
     """
 
     def __init__(
         self,
         manifest: str | Path,
-        root: str | Path,
+        media: Media | str | Path,
         cache: str | Path | None = None,
         probe: Probe | None = None,
         probe_limit: int | None = PROBE_LIMIT,
         retry: bool = False,
     ) -> None:
-        self.root = Path(root)
-        self.manifest = open_manifest(manifest, cache)
+        media = media if isinstance(media, Media) else Media(media)
+        self.root = media.root
+        self.manifest = open_manifest(manifest, cache, media.allow_absolute)
         folder = cache_folder(cache)
-        records = folder / "headers" / key_of(str(self.root.resolve()))
-        headers = survey(self.manifest, self.root, records, probe or decode.probe, probe_limit, retry)
+        records = folder / "headers" / key_of(str(self.root.resolve()), media.rules)
+        headers = survey(self.manifest, self.root, records, probe or media.probe, probe_limit, retry)
+        media.close()
         facts = hashlib.sha256(headers.numbers_F6.tobytes() + json.dumps(headers.reasons).encode()).hexdigest()
         self._folder = publish(
             folder / "pools" / key_of(self.manifest.key, facts),
@@ -140,15 +141,15 @@ class ClipSource:
 
 
 def check(
-    manifest: str | Path, root: str | Path, cache: str | Path | None = None, probe: Probe | None = None
+    manifest: str | Path, media: Media | str | Path, cache: str | Path | None = None, probe: Probe | None = None
 ) -> ClipSource:
     """The source with every header probed, however many, and those that failed before once more."""
-    return ClipSource(manifest, root, cache, probe, probe_limit=None, retry=True)
+    return ClipSource(manifest, media, cache, probe, probe_limit=None, retry=True)
 
 
-def clip_of(root: str | Path, path: str, caption: str = "", probe: Probe | None = None) -> Clip:
-    """The whole of one file under `root` as a clip; `MediaError` if it cannot be probed."""
-    header = (probe or decode.probe)(resolve(root, path))
+def clip_of(media: Media | str | Path, path: str, caption: str = "") -> Clip:
+    """The whole of one file of `media`, or under a folder, as a clip; `MediaError` if it cannot be probed."""
+    header = (media if isinstance(media, Media) else Media(media)).probe(path)
     return Clip(path, Fraction(0), header.duration, header.width, header.height, header.fps, caption, source=path)
 
 

@@ -11,11 +11,13 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from vista_train.video.geometry import FITS, Box, Fit, Number, Span, exact
+
+if TYPE_CHECKING:
+    # Processes that only decode come by here, and go without it.
+    import torch
 
 
 def _derived() -> Any:
@@ -104,7 +106,7 @@ class Clip(Video):
     @classmethod
     def from_frames(cls, frames_TCHW: torch.Tensor, duration: Number, caption: str = "", **known: Any) -> Clip:
         """A clip of pixels in memory: uint8 [T, 3, H, W], shown evenly over `duration` seconds."""
-        if frames_TCHW.ndim != 4 or frames_TCHW.shape[1] != 3 or frames_TCHW.dtype != torch.uint8:
+        if frames_TCHW.ndim != 4 or frames_TCHW.shape[1] != 3 or str(frames_TCHW.dtype) != "torch.uint8":
             raise ValueError(
                 f"frames_TCHW must be uint8 [T, 3, H, W], not {frames_TCHW.dtype} {list(frames_TCHW.shape)}"
             )

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from vista_train.video.composition import Clip, Concat, Grid, Overlay, Video
-from vista_train.video.decode import MediaError, Wanted, read, resolve
-from vista_train.video.decode.base import resized
+from vista_train.video.decode import Wanted
+from vista_train.video.decode.limits import predicted_seconds
 from vista_train.video.geometry import Box, Fit, Pixels, Rect
+from vista_train.video.media import Media
 from vista_train.video.sampling import View
+from vista_train.video.scaling import resized
 
 
 @dataclass(frozen=True)
@@ -40,27 +42,30 @@ def render(
     times: Sequence[Fraction],
     size: tuple[int, int],
     fit: Fit = "letterbox",
-    root: str | Path = ".",
-    reader: str = "auto",
+    media: Media | str | Path = ".",
 ) -> torch.Tensor:
     """The frames shown at `times` (seconds), as uint8 [len(times), 3, height, width], `size` being (width, height).
 
-    Each media file is decoded once, in increasing time, and only where a frame of it is asked for. Paths are
-    relative to `root`. Raises `MediaError` with the file's path as the composition names it.
+    Each media file is decoded once, in increasing time, and only where a frame of it is asked for. `media` is where the
+    files are; a plain path stands for the folder that they lie in, and they are decoded in this process. Raises
+    `MediaError` with the file's path as the composition names it.
     """
+    if not isinstance(media, Media):
+        media = Media(media, isolate="inline")
     canvas_THWC = np.zeros((len(times), size[1], size[0], 3), np.uint8)
     by_file: dict[str, list[Request]] = defaultdict(list)
     for request in requests(video, times, size, fit):
         by_file[request.clip.path].append(request)
+    media.refuse(path for path, wanted in by_file.items() if wanted[0].clip.frames_TCHW is None)
     for path, wanted in by_file.items():
-        for request, picture_HWC in _pictures(path, wanted, root, reader):
+        for request, picture_HWC in _pictures(path, wanted, media):
             _paint(canvas_THWC[request.frame], picture_HWC, request)
     return torch.from_numpy(np.ascontiguousarray(canvas_THWC.transpose(0, 3, 1, 2)))
 
 
-def render_view(video: Video, times: Sequence[Fraction], view: View, root: str | Path, reader: str) -> torch.Tensor:
+def render_view(video: Video, times: Sequence[Fraction], view: View, media: Media | str | Path = ".") -> torch.Tensor:
     """`render` on the canvas of a model's view."""
-    return render(video, times, view.canvas_of(video), view.paint, root, reader)
+    return render(video, times, view.canvas_of(video), view.paint, media)
 
 
 def requests(video: Video, times: Sequence[Fraction], size: tuple[int, int], fit: Fit = "letterbox") -> list[Request]:
@@ -128,20 +133,18 @@ def _hidden(request: Request) -> bool:
     return window.empty or any(hole & window == window for hole in request.holes)
 
 
-def _pictures(path: str, wanted: list[Request], root: str | Path, reader: str) -> Iterator[tuple[Request, np.ndarray]]:
+def _pictures(path: str, wanted: list[Request], media: Media) -> Iterator[tuple[Request, np.ndarray]]:
     """The pictures of one file, each as tall and wide as its place."""
     pixels = [(request, max(1, request.place.width), max(1, request.place.height)) for request in wanted]
-    if wanted[0].clip.frames_TCHW is not None:
+    clip = wanted[0].clip
+    if clip.frames_TCHW is not None:
         for request, width, height in pixels:
             yield request, _from_memory(request, width, height)
         return
-    full = resolve(root, path)
     asked = [Wanted(request.time, width, height) for request, width, height in pixels]
-    try:
-        for index, picture_HWC in read(full, asked, reader):
-            yield wanted[index], picture_HWC
-    except MediaError as error:
-        raise type(error)(path, error.reason) from error
+    predicted = predicted_seconds(asked, clip.width, clip.height, clip.fps)
+    for index, picture_HWC in media.pictures(path, asked, predicted):
+        yield wanted[index], picture_HWC
 
 
 def _from_memory(request: Request, width: int, height: int) -> np.ndarray:

@@ -15,26 +15,39 @@ import numpy as np
 from vista_train.video.decode.base import (
     MIN_SIDE_PX,
     Header,
+    Inspected,
+    MediaCrashed,
     MediaError,
     MediaMissing,
+    MediaTimeout,
+    MediaTooLarge,
     MediaUnreadable,
     Reader,
     Wanted,
-    resolve,
 )
+from vista_train.video.decode.door import Door, check_file
+from vista_train.video.decode.limits import LIMITS, Limits
 
 __all__ = [
+    "LIMITS",
     "MIN_SIDE_PX",
     "READERS",
+    "Door",
     "Header",
+    "Inspected",
+    "Limits",
+    "MediaCrashed",
     "MediaError",
     "MediaMissing",
+    "MediaTimeout",
+    "MediaTooLarge",
     "MediaUnreadable",
     "Reader",
     "Wanted",
+    "check_reader",
+    "inspect",
     "probe",
     "read",
-    "resolve",
 ]
 
 READERS = {"pyav": "PyAVReader", "decord": "DecordReader", "torchcodec": "TorchCodecReader"}
@@ -42,29 +55,41 @@ READERS = {"pyav": "PyAVReader", "decord": "DecordReader", "torchcodec": "TorchC
 AUTO = "pyav"
 
 
-def probe(path: Path) -> Header:
-    """The header of the file at `path`. Raises `MediaMissing` or `MediaUnreadable`."""
-    from vista_train.video.decode.pyav import header
+def probe(path: Path, limits: Limits = LIMITS) -> Header:
+    """The header of the file at `path`; `MediaError` if there is none, or beyond the limits."""
+    from vista_train.video.decode.header import header
 
-    return header(path)
+    check_file(path, limits)
+    return header(path, limits)
 
 
-def read(path: Path, wanted: Sequence[Wanted], reader: str = "auto") -> Iterator[tuple[int, np.ndarray]]:
+def inspect(path: Path, limits: Limits = LIMITS) -> Inspected:
+    """What the file at `path` turns out to be when all of it is read, and three of its frames are decoded."""
+    from vista_train.video.decode.header import inspected
+
+    check_file(path, limits)
+    return inspected(path, limits)
+
+
+def read(
+    path: Path, wanted: Sequence[Wanted], reader: str = "auto", limits: Limits = LIMITS
+) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (index into `wanted`, picture_HWC uint8) for every index, in the order of their times.
 
     Time 0 is the moment the first frame is shown; a time past the end shows the last frame. A frame that is wanted
     several times is decoded once and scaled once for each size. See `Reader.pictures` for starting over. `ValueError`
     for an unknown reader or an impossible wish, `ImportError` for a reader whose library is not installed, both at
-    once; `MediaError` when the file turns out bad.
+    once; `MediaError` when the file turns out bad, or beyond the limits.
     """
     for one in wanted:
         if one.time < 0 or min(one.width, one.height) < 1:
             raise ValueError(f"{one} must have a time of at least 0 seconds and at least 1x1 pixels")
-    chosen = _reader(AUTO if reader == "auto" else reader)
-    return chosen.pictures(Path(path), wanted) if wanted else iter(())
+    return _pictures(check_reader(reader), Path(path), wanted, limits) if wanted else iter(())
 
 
-def _reader(name: str) -> Reader:
+def check_reader(name: str) -> Reader:
+    """The reader of that name; `ValueError` if there is none, `ImportError` if its library is not installed."""
+    name = AUTO if name == "auto" else name
     if name not in READERS:
         raise ValueError(f"reader {name!r} is unknown; choose one of auto, {', '.join(READERS)}")
     try:
@@ -75,3 +100,13 @@ def _reader(name: str) -> Reader:
         ) from error
     reader: Reader = getattr(module, READERS[name])()
     return reader
+
+
+def _pictures(reader: Reader, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
+    check_file(path, limits)
+    if reader.name != AUTO:
+        # Other libraries open whatever they can, playlists too, and know no limits.
+        from vista_train.video.decode.header import admit
+
+        admit(path, limits)
+    yield from reader.pictures(path, wanted, limits)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    from vista_train.video.decode.limits import Limits
 
 MIN_SIDE_PX = 8
 """Pictures smaller than this a side are refused: no model can use them, and few scalers are right on them."""
+CONTAINERS = ("mov", "matroska", "avi", "flv", "mpegts", "mpeg", "asf", "ogg", "gif", "ivf", "mxf", "nut", "rm")
+"""What may be opened at all, by libav's names: no playlists and image sequences, which open further files, and no raw
+streams, which carry no times."""
 
 
 class MediaError(Exception):
@@ -36,6 +40,22 @@ class MediaUnreadable(MediaError):
     """A file is there, but it is not (or no longer) a video that can be decoded."""
 
 
+class MediaTooLarge(MediaError):
+    """A file goes beyond the limits: more bytes, pixels, frames, seconds or memory than were allowed."""
+
+
+class MediaTimeout(MediaError):
+    """A file was not decoded in time, and the process that tried is dead."""
+
+
+class MediaCrashed(MediaError):
+    """The process that decoded the file died of it."""
+
+
+KINDS = {kind.__name__: kind for kind in (MediaMissing, MediaUnreadable, MediaTooLarge, MediaTimeout, MediaCrashed)}
+"""The ways to fail, by name."""
+
+
 @dataclass(frozen=True)
 class Header:
     """What a file says of its best video stream, as displayed (rotation applied)."""
@@ -47,6 +67,18 @@ class Header:
     num_frames: int | None
     codec: str
     container: str
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What a file turned out to be, all of its packets read, its first, middle and last frame decoded."""
+
+    duration: Fraction
+    """From the first frame to the end of the last."""
+    width: int
+    height: int
+    fps: Fraction
+    num_frames: int
 
 
 @dataclass(frozen=True)
@@ -63,43 +95,10 @@ class Reader(Protocol):
 
     name: str
 
-    def pictures(self, path: Path, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(self, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (index into `wanted`, picture_HWC uint8) for every index, each source frame decoded once.
 
         Pictures come in the order of their times, whatever the order of `wanted`. After an anomaly the reader may
         start over, and yield an index again with the right picture; the last one counts. Raises `MediaError`.
         """
         ...
-
-
-def resolve(root: str | Path, path: str) -> Path:
-    """The file `path` names under `root`; `MediaMissing` where it would leave the root."""
-    try:
-        base = Path(root).resolve()
-        full = (base / path).resolve()
-    except (OSError, RuntimeError, ValueError) as error:
-        raise MediaMissing(path, f"is no path that can be followed ({type(error).__name__})") from error
-    if not full.is_relative_to(base):
-        raise MediaMissing(path, f"leads outside the data root {base}")
-    return full
-
-
-def check_file(path: Path) -> None:
-    """`MediaMissing` where nothing is at `path`, `MediaUnreadable` where it is no regular file."""
-    try:
-        status = path.stat()
-    except FileNotFoundError:
-        raise MediaMissing(path, "no such file") from None
-    except (OSError, ValueError) as error:
-        raise MediaMissing(path, f"cannot be reached ({type(error).__name__})") from error
-    if not stat.S_ISREG(status.st_mode):
-        raise MediaUnreadable(path, "not a file")
-
-
-def resized(picture_HWC: np.ndarray, width: int, height: int) -> np.ndarray:
-    """picture_HWC uint8 at height x width pixels, bilinear with antialiasing; for readers that do not scale."""
-    if picture_HWC.shape[:2] == (height, width):
-        return np.ascontiguousarray(picture_HWC)
-    picture_1CHW = torch.from_numpy(np.ascontiguousarray(picture_HWC)).permute(2, 0, 1)[None]
-    scaled_1CHW = torch.nn.functional.interpolate(picture_1CHW, (height, width), mode="bilinear", antialias=True)
-    return np.ascontiguousarray(scaled_1CHW[0].permute(1, 2, 0).numpy())

@@ -8,7 +8,8 @@ from pathlib import Path
 import decord
 import numpy as np
 
-from vista_train.video.decode.base import MediaUnreadable, Wanted, check_file, resized
+from vista_train.video.decode.base import MediaUnreadable, Wanted
+from vista_train.video.decode.limits import Limits
 
 KNOWN_WRONG = {
     "AVI with B-frames": "wrong frames",
@@ -29,9 +30,11 @@ class DecordReader:
 
     name = "decord"
 
-    def pictures(self, path: Path, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(self, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
         """See `Reader.pictures`."""
-        check_file(path)
+        # It brings torch along, which processes that only decode go without until they need it.
+        from vista_train.video.scaling import resized
+
         sizes = {(one.width, one.height) for one in wanted}
         width, height = sizes.pop() if len(sizes) == 1 else (-1, -1)
         try:

@@ -8,7 +8,6 @@ of the file, and if that fails too, the file is refused.
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict, deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -27,18 +26,23 @@ from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from vista_train.video.decode.base import MIN_SIDE_PX, Header, MediaUnreadable, Wanted, check_file
+from vista_train.video.decode.base import MIN_SIDE_PX, MediaTooLarge, MediaUnreadable, Wanted
+from vista_train.video.decode.limits import LIMITS, Limits
 from vista_train.video.decode.packets import Anomaly, PacketIndex, Run, Stamps, plan_gops
 
-# No playlists and image sequences, which open further files; no raw streams, which carry no times.
-CONTAINERS = ("mov", "matroska", "avi", "flv", "mpegts", "mpeg", "asf", "ogg", "gif", "ivf", "mxf", "nut", "rm")
+CODECS = (
+    *("h264", "hevc", "av1", "libdav1d", "vp8", "vp9", "libvpx-vp9", "mpeg1video", "mpeg2video", "mpeg4", "mjpeg"),
+    *("h263", "h263p", "flv", "msmpeg4", "msmpeg4v1", "msmpeg4v2", "wmv1", "wmv2", "wmv3", "vc1", "theora", "vvc"),
+    *("prores", "dnxhd", "rawvideo", "gif", "rv30", "rv40", "svq1", "svq3", "cinepak", "vp6", "vp6f", "libaom-av1"),
+)
+"""Decoders that may run, by libav's names: those that videos for people are in. libav has hundreds more, seldom used
+and seldom looked at, which a file from a stranger could choose; sound is not decoded at all."""
 SEEKABLE = frozenset({"mov", "matroska", "flv", "mpegts"})
 KNOWN_WRONG: dict[str, str] = {}
 """Kinds of file of which other frames are given than are shown at the time asked for: none known."""
 WHOLE = Fraction(98, 100)
 """A file with fewer packets than this part of what its header promises was cut off."""
-MATROSKA_DURATION = re.compile(r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+(\.\d+)?)")
-"""The tag in which Matroska muxers leave a stream's end; its header has only the whole file's length."""
+NO_MEMORY = "its decoder asks for more memory than it may have (limits.max_memory_mib)"
 MOST_REORDERED = 16
 """Frames that a decoder may hold back to bring them into order (H.264 and HEVC allow 16)."""
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -49,6 +53,8 @@ class Source(NamedTuple):
 
     container: InputContainer
     stream: VideoStream
+    path: Path = Path()
+    limits: Limits = LIMITS
 
     @property
     def formats(self) -> frozenset[str]:
@@ -77,28 +83,61 @@ class Source(NamedTuple):
 
     def frames(self, packets: Iterable[Packet]) -> Iterator[VideoFrame]:
         """What the packets decode to, and what the decoder then still holds back; `Anomaly` for a damaged frame."""
+        count = 0
         for packet in chain(packets, [None]):
             if packet is not None and packet.is_corrupt:
                 raise Anomaly("cannot be decoded: a packet is damaged")
             for frame in self.stream.decode(packet):
                 if frame.is_corrupt:
                     raise Anomaly("cannot be decoded: a frame is damaged")
+                count += 1
+                # What a header says may change with every keyframe.
+                self.check(frame.width, frame.height, count, Fraction(0))
                 yield frame
+
+    def check(self, width: int, height: int, num_frames: int, seconds: Fraction) -> None:
+        """`MediaTooLarge` where one of these is beyond the limits."""
+        limits = self.limits
+        if width * height > limits.max_pixels:
+            raise MediaTooLarge(
+                self.path, f"has frames of {width}x{height}, and limits.max_pixels is {limits.max_pixels}"
+            )
+        if num_frames > limits.max_frames:
+            raise MediaTooLarge(
+                self.path, f"has {num_frames} frames or more, and limits.max_frames is {limits.max_frames}"
+            )
+        if seconds > limits.max_seconds:
+            raise MediaTooLarge(
+                self.path, f"lasts {float(seconds):.0f} s, and limits.max_seconds is {limits.max_seconds:g}"
+            )
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Source]:
-    """The file at `path`, closed at the end. `Anomaly` and libav's own errors leave it as `MediaUnreadable`."""
-    check_file(path)
-    options = {"format_whitelist": ",".join(CONTAINERS), "protocol_whitelist": "file"}
+def opened(path: Path, limits: Limits = LIMITS) -> Iterator[Source]:
+    """The file at `path`, its header within the limits, closed at the end. `Anomaly` and libav's own errors leave it as
+    `MediaUnreadable`, lack of memory as `MediaTooLarge`."""
+    options = {
+        "format_whitelist": ",".join(limits.containers),
+        "protocol_whitelist": "file",
+        "codec_whitelist": ",".join(CODECS),
+    }
     try:
         container = av.open(f"file:{path}", metadata_errors="replace", options=options)
     except av.error.ArgumentError:
-        raise MediaUnreadable(path, f"not one of the video containers {', '.join(CONTAINERS)}") from None
+        raise MediaUnreadable(path, f"not one of the video containers {', '.join(limits.containers)}") from None
+    except (MemoryError, av.error.MemoryError):
+        raise MediaTooLarge(path, NO_MEMORY) from None
     except av.FFmpegError as error:
         raise MediaUnreadable(path, f"cannot be opened: {_phrase(error)}") from None
     try:
-        yield Source(container, _best_video(container))
+        source = Source(container, _best_video(container), path, limits)
+        stream = source.stream
+        # Seconds are held against the packets: headers count sound tracks in, and some are plainly wrong.
+        source.check(stream.width, stream.height, source.num_promised(), Fraction(0))
+        stream.codec_context.options = {"max_pixels": str(limits.max_pixels), "codec_whitelist": ",".join(CODECS)}
+        yield source
+    except (MemoryError, av.error.MemoryError):
+        raise MediaTooLarge(path, NO_MEMORY) from None
     except av.FFmpegError as error:
         raise MediaUnreadable(path, f"cannot be decoded: {_phrase(error)}") from None
     except Anomaly as anomaly:
@@ -128,15 +167,21 @@ def _best_video(container: InputContainer) -> VideoStream:
 def read_index(source: Source) -> PacketIndex:
     """Demux the whole file once; `Anomaly` when it ends before its header says. Leaves the file at its end."""
     promised = source.num_promised()
-    packets = [Stamps(p.pts, p.dts, p.is_keyframe, not p.is_discard, p.duration or 0) for p in source.packets()]
+    packets = []
+    for p in source.packets():
+        packets.append(Stamps(p.pts, p.dts, p.is_keyframe, not p.is_discard, p.duration or 0))
+        if len(packets) > source.limits.max_frames:
+            source.check(0, 0, len(packets), Fraction(0))
     if len(packets) < WHOLE * promised:
         raise Anomaly(f"truncated: {len(packets)} packets where its header promises {promised}")
-    return PacketIndex.of(
+    index = PacketIndex.of(
         packets,
         source.time_base,
         can_seek=bool(source.formats & SEEKABLE),
         reorders=bool(source.stream.codec_context.has_b_frames),
     )
+    source.check(0, 0, 0, index.duration or Fraction(0))
+    return index
 
 
 def sparse_frames(source: Source, index: PacketIndex, ranks: Iterable[int]) -> Iterator[tuple[int, VideoFrame]]:
@@ -247,9 +292,9 @@ class PyAVReader:
 
     name = "pyav"
 
-    def pictures(self, path: Path, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(self, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
         """See `Reader.pictures`. All who want one frame at one size get the same array."""
-        with opened(path) as source:
+        with opened(path, limits) as source:
             index = read_index(source)
             if index.can_seek:
                 ranks = index.ranks(wanted)
@@ -258,50 +303,5 @@ class PyAVReader:
                     return
                 except (Anomaly, av.FFmpegError):
                     pass
-        with opened(path) as source:
+        with opened(path, limits) as source:
             yield from _in_order(source, index, wanted)
-
-
-def header(path: Path) -> Header:
-    """What the file says of its best video stream. Decodes one frame, which alone tells how the picture is turned."""
-    with opened(path) as source:
-        stream = source.stream
-        num_frames, duration = _stated_frames(source), _stated_seconds(source)
-        fps = stream.average_rate or stream.guessed_rate
-        frame = next(source.frames(source.packets()), None)
-        if frame is None:
-            raise Anomaly("no frame can be decoded")
-        sideways = round(frame.rotation / 90) % 2 == 1
-        size = (frame.height, frame.width) if sideways else (frame.width, frame.height)
-        codec, container = stream.codec.canonical_name, source.container.format.name
-    if not duration or not fps:
-        with opened(path) as source:
-            index = read_index(source)
-            num_frames = len(index.shown)
-            duration = duration or index.duration or (1 / fps if fps else None)
-            fps = fps or (num_frames / duration if duration else None)
-    if not duration or not fps:
-        raise MediaUnreadable(path, "neither its duration nor its frame rate can be known")
-    return Header(duration, *size, fps, num_frames, codec, container)
-
-
-def _stated_frames(source: Source) -> int | None:
-    if not source.num_promised():
-        return None
-    if "mov" in source.formats:
-        return sum(not entry.is_discard for entry in source.stream.index_entries)
-    return source.stream.frames
-
-
-def _stated_seconds(source: Source) -> Fraction | None:
-    """How long the video stream is shown, from its first frame; the whole file's length where it does not say."""
-    stream = source.stream
-    if stream.duration and stream.duration > 0:
-        return stream.duration * source.time_base
-    tag = MATROSKA_DURATION.fullmatch(stream.metadata.get("DURATION", ""))
-    if tag:
-        ends = int(tag["hours"]) * 3600 + int(tag["minutes"]) * 60 + Fraction(tag["seconds"])
-    else:
-        ends = Fraction(source.container.duration or 0, av.time_base)
-    seconds = ends - (stream.start_time or 0) * source.time_base
-    return seconds if seconds > 0 else None

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from vista_train.video.decode.base import MediaUnreadable, Wanted, check_file, resized
+from vista_train.video.decode.base import MediaUnreadable, Wanted
+from vista_train.video.decode.limits import Limits
+from vista_train.video.scaling import resized
 
 try:
     from torchcodec.decoders import VideoDecoder
@@ -32,9 +34,8 @@ class TorchCodecReader:
 
     name = "torchcodec"
 
-    def pictures(self, path: Path, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(self, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
         """See `Reader.pictures`."""
-        check_file(path)
         order = sorted(range(len(wanted)), key=lambda which: wanted[which].time)
         try:
             video = VideoDecoder(str(path), dimension_order="NHWC", num_ffmpeg_threads=1, seek_mode="exact")

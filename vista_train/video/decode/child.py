@@ -1,0 +1,209 @@
+"""A process that does nothing but decode, for a parent that may kill it: requests come and go as JSON, pictures lie in
+memory that both share.
+
+It has no network where that can be arranged, may write no file, and is the first that the system kills for memory.
+Before each request it limits its own address space, its CPU seconds and its time, and leaves those to the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import math
+import mmap
+import resource
+import signal
+import socket
+import struct
+import sys
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vista_train.video.decode import READERS, check_reader, inspect, probe, read
+from vista_train.video.decode.base import MediaError, MediaTooLarge, Wanted
+from vista_train.video.decode.door import Door
+from vista_train.video.decode.limits import Limits
+
+CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
+PR_SET_NO_NEW_PRIVS = 38
+MAX_FILES = 256
+GRACE_SECONDS = 5.0
+"""A parent kills at the deadline; should it be gone, the kernel does so this much later."""
+MAX_MESSAGE = 64 << 20
+LENGTH = struct.Struct("<I")
+
+
+def send(control: socket.socket, message: dict[str, Any]) -> None:
+    """One JSON message, its length before it."""
+    text = json.dumps(message).encode()
+    control.sendall(LENGTH.pack(len(text)) + text)
+
+
+def receive(control: socket.socket, most: int = MAX_MESSAGE) -> dict[str, Any] | None:
+    """The next JSON message; None when the other end is closed. `ValueError` for anything else."""
+    head = _exactly(control, LENGTH.size)
+    if head is None:
+        return None
+    (length,) = LENGTH.unpack(head)
+    if length > most:
+        raise ValueError(f"a message of {length} bytes; at most {most} are taken")
+    text = _exactly(control, length)
+    if text is None:
+        return None
+    message = json.loads(text)
+    if not isinstance(message, dict):
+        raise ValueError("a message that is no object")
+    return message
+
+
+def _exactly(control: socket.socket, size: int) -> bytes | None:
+    parts = bytearray()
+    while len(parts) < size:
+        part = control.recv(min(size - len(parts), 1 << 20))
+        if not part:
+            return None
+        parts += part
+    return bytes(parts)
+
+
+def without_network() -> bool:
+    """Move this process into a network namespace of its own, which has nothing in it; False where none is allowed."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return any(libc.unshare(flags) == 0 for flags in (CLONE_NEWNET, CLONE_NEWUSER | CLONE_NEWNET))
+
+
+def confine() -> bool:
+    """Give up what decoding does not need; whether the network is among it."""
+    alone = without_network()
+    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    # Some containers hold it fast.
+    with contextlib.suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, MAX_FILES)):
+        hard = resource.getrlimit(what)[1]
+        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+        resource.setrlimit(what, (most, most))
+    return alone
+
+
+def resident_bytes() -> int:
+    """Memory that this process holds."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
+class Budget:
+    """What a request may use up. The kernel watches over it, whatever the decoder does meanwhile."""
+
+    def __init__(self) -> None:
+        self._address_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+        for number in (signal.SIGALRM, signal.SIGXCPU):
+            signal.signal(number, signal.SIG_DFL)
+
+    def arm(self, seconds: float, memory_bytes: int) -> None:
+        """From now on, for one request."""
+        _lower(resource.RLIMIT_AS, self._address_bytes + memory_bytes)
+        used = resource.getrusage(resource.RUSAGE_SELF)
+        _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds + GRACE_SECONDS))
+        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+
+    def disarm(self) -> None:
+        """Until the next request nothing runs out."""
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        _lower(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
+
+
+def _lower(what: int, most: int) -> None:
+    hard = resource.getrlimit(what)[1]
+    if hard != resource.RLIM_INFINITY:
+        most = hard if most == resource.RLIM_INFINITY else min(most, hard)
+    resource.setrlimit(what, (most, hard))
+
+
+class Pictures:
+    """Where pictures are left for the parent: one after another, each height x width x 3 bytes."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._map: mmap.mmap | None = None
+
+    def places(self, wanted: list[Wanted]) -> list[np.ndarray]:
+        """A picture_HWC uint8 for each of `wanted`; the parent has made the memory large enough."""
+        size = sum(one.width * one.height * 3 for one in wanted)
+        if self._map is None or len(self._map) < size:
+            self._map = mmap.mmap(self._descriptor, size)
+        return list(laid_out(self._map, wanted))
+
+
+def laid_out(memory: mmap.mmap, wanted: list[Wanted]) -> Iterator[np.ndarray]:
+    """The places of pictures in memory, in the order they were asked for."""
+    start = 0
+    for one in wanted:
+        size = one.width * one.height * 3
+        yield np.frombuffer(memory, np.uint8, size, start).reshape(one.height, one.width, 3)
+        start += size
+
+
+def facts(op: str, path: Path, limits: Limits) -> dict[str, Any]:
+    """What `probe` or `inspect` finds in a file, as JSON takes it; fractions as text."""
+    found = (inspect if op == "inspect" else probe)(path, limits)
+    return {name: _plain(value) for name, value in vars(found).items()}
+
+
+def answer(request: dict[str, Any], pictures: Pictures) -> dict[str, Any]:
+    """What a request comes to: facts about the file, or `failed` and `reason`."""
+    door = Door(request["root"], request["allow_symlinks"], request["allow_absolute"])
+    limits = Limits.of(request["limits"])
+    try:
+        with door.opened(request["key"]) as path:
+            if request["op"] != "read":
+                return {"found": facts(request["op"], path, limits)}
+            wanted = [Wanted(Fraction(num, den), width, height) for num, den, width, height in request["wanted"]]
+            places = pictures.places(wanted)
+            for which, picture_HWC in read(path, wanted, request["reader"], limits):
+                places[which][...] = picture_HWC
+            return {"found": {}}
+    except MediaError as error:
+        return {"failed": type(error).__name__, "reason": error.reason}
+    except MemoryError:
+        return {"failed": MediaTooLarge.__name__, "reason": "decoding it takes more memory than limits.max_memory_mib"}
+
+
+def _plain(value: Any) -> Any:
+    return f"{value.numerator}/{value.denominator}" if isinstance(value, Fraction) else value
+
+
+def _tell_last(control: socket.socket) -> Callable[..., None]:
+    """What this process does with an error that nobody foresaw: it says its name, and dies."""
+
+    def tell(kind: type[BaseException], error: BaseException, trace: Any) -> None:
+        send(control, {"raised": kind.__name__})
+
+    return tell
+
+
+def main() -> None:
+    """Serve whoever holds the other end of socket `argv[1]`, with memory `argv[2]`, until it is closed."""
+    control, pictures = socket.socket(fileno=int(sys.argv[1])), Pictures(int(sys.argv[2]))
+    sys.excepthook = _tell_last(control)
+    reader = sys.argv[3]
+    # What it needs is loaded before it is confined: what it is then short of is the file's doing.
+    check_reader(reader)
+    check_reader(next(iter(READERS)))
+    import vista_train.video.decode.header  # noqa: F401
+
+    alone, budget = confine(), Budget()
+    send(control, {"ready": True, "no_network": alone, "resident": resident_bytes()})
+    while (request := receive(control)) is not None:
+        budget.arm(request["seconds"], request["memory_bytes"])
+        reply = answer(request, pictures)
+        budget.disarm()
+        send(control, reply | {"resident": resident_bytes()})
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,230 @@
+"""Decoding in processes that may hang, crash or be killed: whatever a file does there costs one sample."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import mmap
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import weakref
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+import numpy as np
+
+from vista_train.redact import phrase
+from vista_train.video.decode import child as decoding
+from vista_train.video.decode.base import KINDS, MediaCrashed, MediaError, MediaTimeout, Wanted
+
+PROGRAM = ("-m", decoding.__name__)
+KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
+"""What of the environment a decoder may need; all else may be secret, and stays here."""
+HELD_BACK = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT}
+"""Signals to the run, which end it or tell it something; a decoder that died of them would cost a sample."""
+START_SECONDS = 120.0
+NUM_STARTS = 3
+MAX_ANSWER_BYTES = 1 << 20
+MAX_REQUESTS = 2000
+"""A process that has served so many makes way for a new one: decoders leak."""
+MAX_GROWTH_BYTES = 512 << 20
+"""... and so does one that has grown by so much."""
+
+
+class IsolationError(RuntimeError):
+    """No decoding process can be had here; the message says why, and what to do."""
+
+
+class Child:
+    """One decoding process, and the memory in which it leaves its pictures."""
+
+    def __init__(self, reader: str, program: Sequence[str] = PROGRAM) -> None:
+        ours, theirs = socket.socketpair()
+        self._control, self._memory = ours, os.memfd_create("pictures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        # A child that shrank it would take this process down with it.
+        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        self._map: mmap.mmap | None = None
+        self._size = 0
+        with theirs:
+            self._process = _started([*program, str(theirs.fileno()), str(self._memory), reader], theirs, self._memory)
+        self._end = weakref.finalize(self, _end, os.getpid(), self._process, ours, self._memory)
+        self.num_requests = 0
+        ready = self._receive(START_SECONDS)
+        if not ready or not ready.get("ready"):
+            self.stop()
+            raise IsolationError(f"the decoding process does not start ({_told(ready, self._process.returncode)})")
+        self.has_no_network = bool(ready.get("no_network"))
+        """Whether it has no network."""
+        self._resident = self._at_start = int(ready["resident"])
+
+    @property
+    def is_worn(self) -> bool:
+        """Whether it has done enough, and should make way for a new one."""
+        grown = self._resident - self._at_start > MAX_GROWTH_BYTES or self._size > MAX_GROWTH_BYTES
+        return grown or self.num_requests >= MAX_REQUESTS
+
+    @property
+    def is_alive(self) -> bool:
+        return self._end.alive
+
+    def ask(self, key: str, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+        """Its answer within `seconds`; `MediaError` if the file is bad, or if this has killed it."""
+        self.num_requests += 1
+        told = {**request, "key": key, "seconds": seconds}
+        told["memory_bytes"] += 2 * self._size
+        try:
+            decoding.send(self._control, told)
+            reply = self._receive(seconds)
+        except TimeoutError:
+            self.stop()
+            raise MediaTimeout(key, f"not decoded within {seconds:g} s") from None
+        except (ConnectionError, json.JSONDecodeError, UnicodeDecodeError, ValueError):
+            reply = None
+        if not reply or "raised" in reply or "resident" not in reply:
+            self.stop()
+            raise _death(key, reply, self._process.returncode, seconds)
+        self._resident = int(reply["resident"])
+        if "failed" in reply:
+            raise KINDS[reply["failed"]](key, phrase(str(reply["reason"])))
+        found: dict[str, Any] = reply["found"]
+        return found
+
+    def pictures(
+        self, key: str, wanted: Sequence[Wanted], request: Mapping[str, Any], seconds: float
+    ) -> Iterator[np.ndarray]:
+        """picture_HWC uint8 for each of `wanted`, in their order; each is valid until this process is asked again."""
+        size = sum(one.width * one.height * 3 for one in wanted)
+        if size > self._size:
+            os.ftruncate(self._memory, size)
+            self._map, self._size = mmap.mmap(self._memory, size), size
+        asked = [(*one.time.as_integer_ratio(), one.width, one.height) for one in wanted]
+        self.ask(key, {**request, "wanted": asked}, seconds)
+        assert self._map is not None
+        return decoding.laid_out(self._map, list(wanted))
+
+    def stop(self) -> None:
+        """End it, at once and for good."""
+        self._end()
+
+    def disown(self) -> None:
+        """Let go of it in a process that was forked from its owner's; there it goes on."""
+        self._end.detach()
+        self._control.close()
+        os.close(self._memory)
+
+    def _receive(self, seconds: float) -> dict[str, Any] | None:
+        """Its next message; None when it is gone. `TimeoutError` after `seconds`."""
+        until = time.monotonic() + seconds
+        self._control.settimeout(seconds)
+        reply = decoding.receive(self._control, MAX_ANSWER_BYTES)
+        if reply is not None and time.monotonic() > until:
+            # It has answered bit by bit.
+            raise TimeoutError
+        return reply
+
+
+class Children:
+    """The decoding processes of this process: one for each thread that decodes, started when it is needed."""
+
+    def __init__(self, reader: str, program: Sequence[str] = PROGRAM) -> None:
+        self.reader, self.program = reader, tuple(program)
+        self._idle: deque[Child] = deque()
+        self._owner = os.getpid()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"reader": self.reader, "program": self.program}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(**state)  # type: ignore[misc]
+
+    @contextmanager
+    def one(self) -> Iterator[Child]:
+        """A process that nobody else asks meanwhile."""
+        child = self._take()
+        try:
+            yield child
+        finally:
+            if child.is_alive and not child.is_worn:
+                self._idle.append(child)
+            else:
+                child.stop()
+
+    def close(self) -> None:
+        """End those that have nothing to do."""
+        while self._idle:
+            self._idle.popleft().stop()
+
+    def _take(self) -> Child:
+        if self._owner != os.getpid():
+            for child in self._idle:
+                child.disown()
+            self._idle, self._owner = deque(), os.getpid()
+        with suppress(IndexError):
+            return self._idle.pop()
+        for attempt in range(NUM_STARTS):
+            try:
+                return Child(self.reader, self.program)
+            except (OSError, IsolationError) as error:
+                # Short of memory or processes, a machine may have them again in a moment.
+                failure = error
+                time.sleep(attempt)
+        raise IsolationError(
+            f"{failure}; files cannot be decoded apart from this process here. data.isolate=inline decodes in it, "
+            f"without protection: for files that you trust"
+        ) from failure
+
+
+def _started(arguments: Sequence[str], control: socket.socket, memory: int) -> subprocess.Popen[bytes]:
+    environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
+    environment |= {
+        "PATH": os.defpath,
+        "PYTHONPATH": os.pathsep.join(os.path.abspath(entry) for entry in sys.path),
+        "LC_ALL": "C.UTF-8",
+        "OMP_NUM_THREADS": "1",
+        "OPENBLAS_NUM_THREADS": "1",
+    }
+    # Held back here they are held back there, from the first moment on.
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, HELD_BACK)
+    try:
+        return subprocess.Popen(
+            [sys.executable, "-P", "-s", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            # What decoders print is theirs, and has addresses in it.
+            stderr=subprocess.DEVNULL,
+            pass_fds=(control.fileno(), memory),
+            env=environment,
+            cwd="/",
+        )
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def _end(owner: int, process: subprocess.Popen[bytes], control: socket.socket, memory: int) -> None:
+    """Kill a child, in the process that has started it; a fork of that one only lets go."""
+    control.close()
+    os.close(memory)
+    if os.getpid() == owner:
+        process.kill()
+        process.wait()
+
+
+def _death(key: str, reply: Mapping[str, Any] | None, code: int, seconds: float) -> MediaError:
+    if not reply and code in (-signal.SIGALRM, -signal.SIGXCPU):
+        return MediaTimeout(key, f"not decoded within {seconds:g} s")
+    return MediaCrashed(key, f"the process that decoded it died ({_told(reply, code)})")
+
+
+def _told(reply: Mapping[str, Any] | None, code: int) -> str:
+    """Why a process is gone; -9 is what this one has ended it with, unless it was the system for its memory."""
+    if reply and "raised" in reply:
+        return phrase(f"{reply['raised']} was raised")
+    if reply:
+        return "it answered what nobody asked"
+    return signal.Signals(-code).name if code < 0 else f"exit code {code}"

@@ -1,0 +1,165 @@
+"""Media: the files under a root, and the one way to what is in them."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from fractions import Fraction
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from vista_train.redact import phrase
+from vista_train.video import decode
+from vista_train.video.decode.base import KINDS, Header, Inspected, MediaError, MediaTimeout, MediaUnreadable, Wanted
+from vista_train.video.decode.child import facts
+from vista_train.video.decode.door import Door
+from vista_train.video.decode.limits import Limits
+from vista_train.video.isolate import PROGRAM, Children
+from vista_train.video.quarantine import Quarantine
+
+ISOLATION = ("process", "inline")
+MAX_NUMBER = 1 << 62
+NOT_AGAIN = "not tried again, having failed before in this run"
+
+
+class Media:
+    """Media files under `root`, by keys that are paths relative to it; every `MediaError` names the key.
+
+    `isolate: process` decodes in processes that can be killed, under deadlines and memory limits; `inline` decodes in
+    this one, where only what a header says can be refused, and a file that hangs or crashes takes the run with it. Any
+    number of threads may use it, and it travels to data workers.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        reader: str = "auto",
+        isolate: Literal["process", "inline"] = "process",
+        limits: Limits = decode.LIMITS,
+        allow_symlinks: bool = False,
+        allow_absolute: bool = False,
+        program: Sequence[str] = PROGRAM,
+    ) -> None:
+        if isolate not in ISOLATION:
+            raise ValueError(f"data.isolate is {isolate!r}; choose one of {', '.join(ISOLATION)}")
+        try:
+            decode.check_reader(reader)
+        except (ValueError, ImportError) as error:
+            raise ValueError(f"data.reader: {error}") from error
+        self.root, self.reader, self.isolate, self.limits = Path(root), reader, isolate, limits
+        self.quarantine, self.position = Quarantine(), 0
+        self.allow_absolute = allow_absolute
+        self._door = Door(os.path.abspath(root), allow_symlinks, allow_absolute)
+        self._children = Children(reader, program)
+
+    @property
+    def rules(self) -> list[Any]:
+        """What decides whether a file may be opened, as JSON takes it."""
+        door = dataclasses.asdict(self._door) | {"root": ""}
+        return [door, dataclasses.asdict(self.limits)]
+
+    def probe(self, key: str) -> Header:
+        """What the file says of itself; its numbers are above 0, and no larger than 2^62."""
+        found = self._facts("probe", key)
+        duration, fps = _ratio(key, found["duration"]), _ratio(key, found["fps"])
+        num_frames = None if found["num_frames"] is None else _whole(key, found["num_frames"])
+        width, height = (_whole(key, found[name]) for name in ("width", "height"))
+        return Header(duration, width, height, fps, num_frames, phrase(found["codec"]), phrase(found["container"]))
+
+    def inspect(self, key: str) -> Inspected:
+        """What the file turns out to be when all of it is read."""
+        found = self._facts("inspect", key)
+        numbers = {name: _whole(key, found[name]) for name in ("width", "height", "num_frames")}
+        return Inspected(_ratio(key, found["duration"]), fps=_ratio(key, found["fps"]), **numbers)
+
+    def pictures(
+        self, key: str, wanted: Sequence[Wanted], predicted_seconds: float = 0.0
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield (index into `wanted`, picture_HWC uint8) for every index, in the order of their times.
+
+        A picture is valid until the next one is asked for. `predicted_seconds`: see `Limits.deadline`.
+        """
+        with self._named(key):
+            if self.isolate == "inline":
+                with self._door.opened(key) as path:
+                    yield from decode.read(path, wanted, self.reader, self.limits)
+                return
+            order = sorted(range(len(wanted)), key=lambda which: wanted[which].time)
+            once = list(dict.fromkeys(wanted[which] for which in order))
+            with self._children.one() as child:
+                request = self._request("read")
+                pictures = child.pictures(key, once, request, self.limits.deadline(predicted_seconds))
+                by_wish = dict(zip(once, pictures, strict=True))
+                for which in order:
+                    yield which, by_wish[wanted[which]]
+
+    def at(self, position: int) -> Media:
+        """The same, asked on behalf of a training position."""
+        other = copy.copy(self)
+        other.position = position
+        return other
+
+    def refuse(self, keys: Iterable[str]) -> None:
+        """`MediaError` for the first of the files that are not to be tried again, at its position."""
+        for key in keys:
+            kind = self.quarantine.kind(key, self.position)
+            if kind is not None:
+                raise KINDS[kind](key, NOT_AGAIN)
+
+    def has_no_network(self) -> bool:
+        """Whether its decoding processes are cut off from the network; starts one."""
+        with self._children.one() as child:
+            return child.has_no_network
+
+    def close(self) -> None:
+        """End its decoding processes; they are started again when they are needed."""
+        self._children.close()
+
+    def _request(self, op: str) -> dict[str, Any]:
+        return {
+            "op": op,
+            **dataclasses.asdict(self._door),
+            "reader": self.reader,
+            "limits": dataclasses.asdict(self.limits),
+            "memory_bytes": self.limits.max_memory_mib << 20,
+        }
+
+    def _facts(self, op: str, key: str) -> dict[str, Any]:
+        with self._named(key):
+            if self.isolate == "inline":
+                with self._door.opened(key) as path:
+                    return facts(op, path, self.limits)
+            with self._children.one() as child:
+                # Nothing is known of it yet; it may have to be read to its end.
+                return child.ask(
+                    key, self._request(op), min(3 * self.limits.deadline(), self.limits.max_deadline_seconds)
+                )
+
+    @contextmanager
+    def _named(self, key: str) -> Iterator[None]:
+        """Errors within are about `key`, and fit to be shown. What has taken too long once is not tried again."""
+        try:
+            yield
+        except MediaError as error:
+            if isinstance(error, MediaTimeout):
+                self.quarantine.add(key, type(error).__name__)
+            raise type(error)(key, phrase(error.reason)) from None
+
+
+def _ratio(key: str, text: Any) -> Fraction:
+    """A number above 0 of a process that a file may have taken over."""
+    num, slash, den = str(text).partition("/")
+    if not (slash and num.isdecimal() and den.isdecimal()):
+        raise MediaUnreadable(key, "its header tells no length or frame rate above 0")
+    return Fraction(_whole(key, int(num)), _whole(key, int(den)))
+
+
+def _whole(key: str, number: Any) -> int:
+    if not isinstance(number, int) or not 0 < number < MAX_NUMBER:
+        raise MediaUnreadable(key, "its header tells no length, size or frame rate above 0")
+    return number
