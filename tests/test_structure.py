@@ -37,6 +37,7 @@ LEVELS = {
     "train": 7,
     "preview": 7,
     "merge": 7,
+    "doctor": 7,
     "cli": 8,
 }
 """A module imports from rooms of a lower level, and from its own."""

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from vista_train.config import schema
-from vista_train.data.sources import check
+from vista_train.data import ledger
+from vista_train.data.check import Interrupted, check_manifest, shard_of
+from vista_train.doctor import report
 from vista_train.merge import DTYPES, LAYOUTS, merge
+from vista_train.video.media import ISOLATION, Media
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Exit code 2 and one sentence for what the user can mend."""
+    """The command line. Exit code 2 and one sentence for what the user can mend.
+
+    `check` and `doctor` have 1 besides, for what they found, and `check` 130."""
     parser = argparse.ArgumentParser(prog="vista-train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     printing = commands.add_parser("schema", help="print the JSON schema of a recipe")
     printing.add_argument("--family", default="tiny", help="whose settings stand under `family`")
-    checking = commands.add_parser("check", help="validate a manifest and probe every file it names")
-    checking.add_argument("manifest", help="a JSONL manifest")
-    checking.add_argument("--root", default=".", help="the folder its paths are relative to")
-    checking.add_argument(
-        "--cache", help="where indexes are kept (default: $VISTA_TRAIN_CACHE or ~/.cache/vista_train)"
-    )
+    _describe_check(commands.add_parser("check", help="look into every file that a manifest names, and clean it"))
+    _describe_ledger(commands.add_parser("ledger", help="what a run has lost, by reason and source"))
+    commands.add_parser("doctor", help="versions, known holes, and what protection this machine can give")
     merging = commands.add_parser("merge", help="make a plain checkpoint of one that a run wrote, adapters and all")
     merging.add_argument("checkpoint", type=Path, help="a folder step-* with its recipe.yaml")
     merging.add_argument("out", type=Path, help="the folder to write; it must be empty or not there")
@@ -42,14 +45,79 @@ def main(argv: Sequence[str] | None = None) -> int:
             merge(arguments.checkpoint, arguments.out, arguments.dtype, arguments.layout, arguments.base)
             print(f"checkpoint {arguments.out}")
             return 0
-        source = check(arguments.manifest, arguments.root, arguments.cache)
+        if arguments.command == "ledger":
+            return _ledger(arguments)
+        if arguments.command == "doctor":
+            told, num_warnings = report()
+            print(told)
+            return 1 if num_warnings else 0
+        return _check(arguments)
+    except Interrupted as error:
+        print(f"vista_train: {error}", file=sys.stderr)
+        return 130
     except ValueError as error:
         print(f"vista_train: {error}", file=sys.stderr)
         return 2
-    for key, reason in source.unusable:
-        print(f"left out: {key}: {reason}")
-    print(f"{len(source)} clips can be used, {len(source.unusable)} cannot")
+
+
+def _describe_ledger(showing: argparse.ArgumentParser) -> None:
+    showing.add_argument("run", type=Path, help="the output folder of a run, or a ledger")
+    showing.add_argument("--reason", help="only losses of this kind, such as MediaTimeout")
+    showing.add_argument("--source", help="only losses of this manifest, by its name")
+    showing.add_argument("--json", action="store_true", help="one JSON object a loss")
+
+
+def _ledger(arguments: argparse.Namespace) -> int:
+    path = arguments.run / ledger.NAME if arguments.run.is_dir() else arguments.run
+    # A run that has lost nothing has no ledger; it has a log, or is young.
+    if not path.exists() and not arguments.run.is_dir():
+        raise ValueError(f"{arguments.run}: there is no such run; name its output folder")
+    losses = ledger.read(path)
+    if arguments.reason:
+        losses = [loss for loss in losses if loss.kind == arguments.reason]
+    if arguments.source:
+        losses = [loss for loss in losses if loss.source == arguments.source]
+    if arguments.json:
+        losses_told = [json.dumps({"kind": loss.kind, **dataclasses.asdict(loss)}) for loss in losses]
+        print("\n".join(losses_told))
+    else:
+        print(ledger.table(losses))
     return 0
+
+
+def _describe_check(checking: argparse.ArgumentParser) -> None:
+    checking.add_argument("manifest", help="a JSONL manifest")
+    checking.add_argument("--root", default=".", help="the folder its paths are relative to")
+    checking.add_argument("--workers", type=int, help="files that are looked into at a time (default: the cores)")
+    checking.add_argument("--out", help="the clean manifest to write (default: <name>.clean.jsonl beside the manifest)")
+    checking.add_argument("--shard", default="1/1", help="i/n: only every n-th file, from the i-th on, i from 1 to n")
+    checking.add_argument("--retry", action="store_true", help="look again into files that failed in a run before")
+    checking.add_argument(
+        "--cache", help="where indexes are kept (default: $VISTA_TRAIN_CACHE or ~/.cache/vista_train)"
+    )
+    checking.add_argument("--allow-symlinks", action="store_true", help="as data.allow_symlinks")
+    checking.add_argument("--allow-absolute", action="store_true", help="as data.allow_absolute")
+    checking.add_argument("--isolate", choices=ISOLATION, default="process", help="as data.isolate")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    media = Media(
+        arguments.root,
+        isolate=arguments.isolate,
+        allow_symlinks=arguments.allow_symlinks,
+        allow_absolute=arguments.allow_absolute,
+    )
+    outcome = check_manifest(
+        arguments.manifest,
+        media,
+        out=arguments.out,
+        shard=shard_of(arguments.shard),
+        workers=arguments.workers,
+        cache=arguments.cache,
+        retry=arguments.retry,
+    )
+    print(outcome)
+    return 1 if outcome.refused else 0
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from vista_train.augment import CannotComposeError
 from vista_train.config import load_recipe
 from vista_train.data import ledger
 from vista_train.data.dataset import VistaDataset
+from vista_train.redact import redacted
 from vista_train.types import Plan, Sample
 from vista_train.video.decode import MediaError
 from vista_train.video.sampling import View
@@ -165,12 +166,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         parser.error("--count must be at least 1, --position at least 0")
     try:
         recipe = load_recipe(arguments.recipe, arguments.overrides)
-        dataset = recipe.make_dataset(recipe.make_family().codec, ledger.read(Path(recipe.output) / "ledger.jsonl"))
+        dataset = recipe.make_dataset(recipe.make_family().codec, ledger.read(Path(recipe.output) / ledger.NAME))
         view = recipe.make_view()
         positions = range(arguments.position, arguments.position + arguments.count)
         everyone = [look(dataset, position) for position in positions]
     except (ValueError, MediaError) as error:
-        print(f"vista_train: {error}", file=sys.stderr)
+        print(f"vista_train: {redacted(str(error))}", file=sys.stderr)
         return 2
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".html":

@@ -10,12 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vista_train.config import Recipe, load_recipe
+from vista_train.data import ledger
 from vista_train.models.adapters import holds_adapter
+from vista_train.redact import redacted
 from vista_train.training import checkpoint
 from vista_train.training.engines import make_accelerator
 from vista_train.training.loop import Trainer, known_failures, shut_down
 from vista_train.training.ranks import Ranks, lost
 from vista_train.training.signals import StopSignal
+from vista_train.types import Failure
 from vista_train.video.decode import MediaError
 
 
@@ -41,7 +44,11 @@ def train(recipe: Recipe, signals: StopSignal | None = None) -> Trainer:
         resume_from=newest,
         recipe_text=recipe.to_yaml(),
         seed=recipe.seed,
-        unusable=[entry for source in dataset.sources.values() for entry in source.unusable],
+        unusable=[
+            Failure(ledger.NO_POSITION, 0, key, reason, name)
+            for name, source in dataset.sources.items()
+            for key, reason in source.unusable
+        ],
     )
     trainer.train(signals)
     return trainer
@@ -67,12 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         trainer = train(load_recipe(arguments.recipe, arguments.overrides), signals)
     except (ValueError, MediaError, RuntimeError) as error:
         # Before the loop, too, a rank that is gone breaks what the others wait in.
-        told = lost(error) if isinstance(error, RuntimeError) else None
-        if told is None and not _is_ours(error):
+        gone = lost(error) if isinstance(error, RuntimeError) else None
+        if gone is None and not _is_ours(error):
             raise
-        error = told or error
+        error = gone or error
         rank = os.environ.get("RANK", "0")
-        print(f"vista_train: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr, flush=True)
+        print(
+            f"vista_train: {'' if rank == '0' else f'rank {rank}: '}{redacted(str(error))}", file=sys.stderr, flush=True
+        )
         return 2
     if trainer.is_main:
         newest = checkpoint.published(trainer.output)[-1]

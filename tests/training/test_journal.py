@@ -16,6 +16,8 @@ from vista_train.training.meters import StepMeters, Stopwatch
 from vista_train.training.report import Wait
 from vista_train.types import Failure
 
+BAD = Failure(ledger.NO_POSITION, 0, "bad.mp4", "empty")
+
 
 def meters(step: int, loss: float = 1.0) -> StepMeters:
     return StepMeters(
@@ -43,7 +45,7 @@ def steps_in(output: Path) -> list[int]:
 
 def test_a_line_for_each_step_with_the_wait_in_its_rate(tmp_path: Path) -> None:
     book = Journal(tmp_path, num_steps=3, first_step=0)
-    book.open(0, [("bad.mp4", "empty")])
+    book.open(0, [BAD])
     for step in (1, 2):
         book.record(meters(step), [Failure(step, 0, "gone.mp4", "no such file")], num_failed=step)
     book.close()
@@ -58,14 +60,14 @@ def test_a_line_for_each_step_with_the_wait_in_its_rate(tmp_path: Path) -> None:
 
 def test_a_resumed_run_cuts_log_and_ledger_back_and_notes_nothing_twice(tmp_path: Path) -> None:
     first = Journal(tmp_path, num_steps=4, first_step=0)
-    first.open(0, [("bad.mp4", "empty")])
+    first.open(0, [BAD])
     for step in (1, 2, 3):
         first.record(meters(step), [Failure(4 * step - 1, 0, "gone.mp4", "no such file")], num_failed=step)
     first.close()
     with (tmp_path / "log.jsonl").open("a") as file:
         file.write('{"step": 4, "lo')
     again = Journal(tmp_path, num_steps=4, first_step=2)
-    again.open(8, [("bad.mp4", "empty"), ("worse.mp4", "text")])
+    again.open(8, [BAD, Failure(-1, 0, "worse.mp4", "text")])
     again.record(meters(3, loss=2.0), [], num_failed=2)
     again.close()
     assert steps_in(tmp_path) == [1, 2, 3]

@@ -58,7 +58,8 @@ def survey(
     if limit is not None and len(unknown) > limit:
         raise ValueError(
             f"{manifest.path}: {len(unknown)} files lack duration, width, height or fps, and at most {limit} are "
-            f"probed at the start of a run; run `vista-train check {manifest.path}` first"
+            f"probed at the start of a run; run `vista-train check {manifest.path}` first, and train on the manifest "
+            f"that it writes"
         )
     if unknown:
         _probe_all([paths[at] for at in unknown], [keys[at] for at in unknown], folder, probe)

@@ -32,6 +32,7 @@ FEATURES = datasets.Features(
         name: datasets.Value("float64")
         for name in ("start", "end", "source_start", "duration", "width", "height", "fps")
     }
+    | {"after_gap": datasets.Value("bool")}
 )
 """One column a key. `source` and `start` hold their defaults, `qa` is JSON text, all else unknown is null."""
 KEYS = frozenset(FEATURES)
@@ -173,6 +174,7 @@ class LineCheck:
             _number(data, "width", whole=True),
             _number(data, "height", whole=True),
             _number(data, "fps"),
+            _flag(data, "after_gap"),
         )
 
     def _refuse_misspelt(self, data: dict[str, Any], known: frozenset[str], where: str = "") -> None:
@@ -268,6 +270,13 @@ def _number(data: dict[str, Any], key: str, zero: bool = False, whole: bool = Fa
     if number < 0 or (number == 0 and not zero) or (whole and not number.is_integer()):
         raise ValueError(f"{key} is {value}; it must be {kind}, {'0 or more' if zero else 'above 0'}")
     return number
+
+
+def _flag(data: dict[str, Any], key: str) -> bool | None:
+    value = data.get(key)
+    if not (value is None or isinstance(value, bool)):
+        raise ValueError(f"{key} is {value!r:.60}; it must be true or false")
+    return value
 
 
 def _write_unprobed(table: pa.Table, file: Path) -> None:

@@ -82,7 +82,7 @@ class ClipSource:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Clip:
-        video, caption, source, qa, start, end, _, duration, width, height, fps = self._values(index)
+        video, caption, source, qa, start, end, _, duration, width, height, fps, _ = self._values(index)
         header = int(self._header_of[index])
         known = None if duration is None else exact(duration)
         last = known if end is None else exact(end)
@@ -213,7 +213,10 @@ def _neighbours(
     rows = order[places]
     source, at, seconds = np.cumsum(begins)[places], at[places], seconds[rows]
     between = np.round(at[1:] - (at[:-1] + seconds[:-1]), 6)
-    between = np.where(np.isnan(between), np.where(np.diff(places) == 1, 0.0, np.nan), between)
+    # Of clips without times, those between which none was lost, neither here nor by whoever wrote the manifest.
+    after_gap = pc.fill_null(manifest.rows().data.table["after_gap"], False).to_numpy()[rows][1:]
+    touching = np.where((np.diff(places) == 1) & ~after_gap, 0.0, np.nan)
+    between = np.where(np.isnan(between), touching, between)
     gap = np.full(len(rows), np.nan)
     gap[:-1] = np.where(source[1:] == source[:-1], between, np.nan)
     order = (np.cumsum(usable, dtype=np.int32) - 1)[rows]

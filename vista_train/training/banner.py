@@ -24,6 +24,7 @@ def banner(trainer: Trainer, loader: Loader) -> str:
         f"attention  {describe_attention(trainer.model.config._attn_implementation)}",
         f"view       {dataset.codec.view.told()}",
         f"data       {clips} clips, {len(trainer.unusable)} left out; {len(dataset)} samples an epoch; {mix}",
+        f"media      {dataset.media.told()}",
         f"loader     {loader.told(trainer.family.codec.bytes_per_patch)}",
         f"steps      {trainer.step_number} done of {trainer.num_steps}, {loop.budget.batch_samples} samples each",
     ]

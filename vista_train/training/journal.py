@@ -21,7 +21,7 @@ class Journal:
     """Written by one process of a run. A resumed run goes on with the same files, cut back to where it starts."""
 
     def __init__(self, output: Path, num_steps: int, first_step: int, wandb_project: str | None = None) -> None:
-        self.log, self.ledger = output / "log.jsonl", output / "ledger.jsonl"
+        self.log, self.ledger = output / "log.jsonl", output / ledger.NAME
         self.lock = _locked(output)
         self.first_step = first_step
         # A terminal shows one line; a log file would keep every one.
@@ -31,12 +31,11 @@ class Journal:
         )
         self.wandb_run = _start_wandb(wandb_project, output) if wandb_project else None
 
-    def open(self, next_position: int, unusable: Sequence[tuple[str, str]]) -> None:
+    def open(self, next_position: int, unusable: Sequence[Failure]) -> None:
         """Cut log and ledger back to the step the run starts from, and note clips that were left out."""
         ledger.rewind(self.ledger, next_position)
         noted = {(failure.key, failure.reason) for failure in ledger.read(self.ledger)}
-        fresh = [Failure(ledger.NO_POSITION, 0, key, why) for key, why in unusable if (key, why) not in noted]
-        ledger.append(self.ledger, fresh)
+        ledger.append(self.ledger, [entry for entry in unusable if (entry.key, entry.reason) not in noted])
         lines = self.log.read_text(encoding="utf-8").splitlines(keepends=True) if self.log.exists() else []
         kept = [line for line in lines if _step_of(line) <= self.first_step]
         scratch = self.log.with_suffix(".rewound")

@@ -32,11 +32,8 @@ from vista_train.training.report import Agreed, Report, Wait
 from vista_train.training.saver import Saver
 from vista_train.training.settings import LoopSettings
 from vista_train.training.signals import StopSignal
+from vista_train.training.tolerance import Tolerance
 from vista_train.types import Failure, Row
-
-MIN_SAMPLES_JUDGED = 100
-"""The share of lost samples is taken of at least so many, so that one early loss does not stop a run."""
-
 
 MAX_RANKS = 1 << 20
 """Each rank's dropout has a seed of its own: the run's times this, plus the rank."""
@@ -81,7 +78,7 @@ class Trainer:
         ranks: Ranks | None = None,
         resume_from: Path | None = None,
         recipe_text: str = "",
-        unusable: Sequence[tuple[str, str]] = (),
+        unusable: Sequence[Failure] = (),
         seed: int = 0,
     ) -> None:
         self.family, self.dataset, self.output = family, dataset, Path(output)
@@ -121,8 +118,7 @@ class Trainer:
         self.saver = Saver(self.ranks, self.loop.keep, self.loop.save_in_background)
         self.num_steps = self.loop.num_steps(len(dataset)) if dataset is not None else self.loop.steps or 1
         self.step_number = 0
-        self.failures: list[Failure] = []
-        self.num_failed = 0
+        self.tolerance = Tolerance(self.loop, dataset.media.quarantine if dataset is not None else None)
         self.stopped_by: str | None = None
         """The signal that ended `train` before its last step."""
         if resume_from is not None and saved is not None:
@@ -205,14 +201,12 @@ class Trainer:
             # What was lost is known before the first backward pass, on every rank, and so is the decision to stop.
             agreed = self._agreed(rows, watch.wait(self.ranks.rank), signals.name if signals else None)
             self.saver.settle(agreed.is_saving)
-            num_failed = len({failure.position for failure in agreed.failures})
-            self.failures += agreed.failures
-            self.num_failed += num_failed
+            num_failed = self.tolerance.enter(self.step_number, agreed.failures)
             self._stop_if_too_many_failed(journal, agreed.failures)
             result = self._stepped(rows, agreed)
             if journal is not None:
                 meters = self._meters(plans[0], result, agreed, num_failed, watch.lap())
-                journal.record(meters, agreed.failures, self.num_failed)
+                journal.record(meters, agreed.failures, self.tolerance.num_failed)
             else:
                 watch.lap()
             is_last = self.step_number == self.num_steps
@@ -225,6 +219,14 @@ class Trainer:
                     stopped.note(self.output, self.step_number, *agreed.stop)
                 return agreed.stop[1]
         self.saver.finish()
+        if self.is_main and self.tolerance.num_failed:
+            told = ledger.summary(self.tolerance.failures)
+            print(
+                f"vista_train: {self.tolerance.num_failed} samples were replaced or lost ({told}); `vista-train ledger "
+                f"{self.output}` lists them",
+                file=sys.stderr,
+                flush=True,
+            )
         return None
 
     def save(self) -> Path:
@@ -240,7 +242,7 @@ class Trainer:
             batch_samples=self.loop.budget.batch_samples,
             plan_digest=self.dataset.digest(),
             updates=self.engine.updates(),
-            failures=tuple(self.failures),
+            failures=tuple(self.tolerance.failures),
         )
         later = self.loop.save_in_background
         # Written in the background, they must be copies: training goes on and changes them.
@@ -301,16 +303,13 @@ class Trainer:
         )
 
     def _stop_if_too_many_failed(self, journal: Journal | None, failures: Sequence[Failure]) -> None:
-        samples = (self.step_number + 1) * self.loop.budget.batch_samples
-        if self.num_failed <= self.loop.max_failed_share * max(MIN_SAMPLES_JUDGED, samples):
+        reason = self.tolerance.exceeded(self.step_number)
+        if reason is None:
             return
         self.saver.finish()
         if journal is not None:
             journal.lose(failures)
-        raise RunStoppedError(
-            f"{self.num_failed} of {samples} samples were lost, more than train.max_failed_share "
-            f"{self.loop.max_failed_share:g} allows; {self.output / 'ledger.jsonl'} names each file and reason"
-        )
+        raise RunStoppedError(f"{reason}; {self.output / 'ledger.jsonl'} names each file and reason")
 
     def _planner(self, first_step: int) -> RowPlanner:
         assert self.dataset is not None
@@ -356,8 +355,7 @@ class Trainer:
             checkpoint.restore_optimizer(saved, self.engine, self._trained(), state.updates)
         checkpoint.restore_random(folder, self.ranks.rank, self.ranks.count)
         self.step_number = state.step
-        self.failures = list(state.failures)
-        self.num_failed = len({failure.position for failure in state.failures})
+        self.tolerance.restore(state.step, state.failures)
 
     def _check_world(self) -> None:
         expected, found = self.loop.expected_world, self.accelerator.num_processes
@@ -392,7 +390,7 @@ def known_failures(output: Path, folder: Path | None) -> list[Failure]:
     """What a run resumed from `folder` must take as lost again: the ledger's attempts from its position on."""
     if folder is None:
         return []
-    return ledger.known(output / "ledger.jsonl", checkpoint.read_state(folder).next_position)
+    return ledger.known(output / ledger.NAME, checkpoint.read_state(folder).next_position)
 
 
 def shut_down() -> None:

@@ -7,6 +7,10 @@ from dataclasses import dataclass
 
 from vista_train.data.rows import RowBudget
 
+QUARANTINE_STEPS = 256
+"""Steps between the loss that makes a file one not to be tried again, and the first that does without it. Workers must
+not make rows of further ahead, or some of them would know and others not."""
+
 
 @dataclass(frozen=True)
 class LoopSettings:
@@ -33,6 +37,11 @@ class LoopSettings:
     """Write checkpoints while training goes on, from copies in the memory of the host."""
     max_failed_share: float = 0.05
     """The run stops when more than this share of the samples (of at least 100) was lost and replaced."""
+    max_consecutive_failures: int = 64
+    """The run stops when so many samples in a row were lost and replaced: then it is not the files."""
+    quarantine_after: int = 3
+    """A file that was lost so often is not tried again, from some steps later on; one that took too long or killed
+    the process that decoded it, at once."""
     expected_world: int | None = None
     """Number of processes the run must have; a launcher can start one where two were asked for."""
     allow_plan_change: bool = False
@@ -43,7 +52,7 @@ class LoopSettings:
     def __post_init__(self) -> None:
         if self.epochs <= 0:
             raise ValueError(f"train.epochs is {self.epochs}; it must be above 0")
-        for name in ("save_every", "prefetch_rows"):
+        for name in ("save_every", "prefetch_rows", "max_consecutive_failures", "quarantine_after"):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
         if self.keep < 2:
@@ -66,4 +75,6 @@ class LoopSettings:
 
     def rows_ahead(self, workers: int, micro_steps: int) -> int:
         """Rows each of some workers makes ahead, if a step takes so many."""
-        return self.prefetch_rows or max(2, -(-micro_steps // max(1, workers)))
+        wanted = self.prefetch_rows or max(2, -(-micro_steps // max(1, workers)))
+        most = max(QUARANTINE_STEPS // 2, micro_steps)
+        return min(wanted, max(1, most // max(1, workers)))

@@ -15,12 +15,12 @@ import numpy as np
 
 from vista_train.redact import phrase
 from vista_train.video import decode
-from vista_train.video.decode.base import KINDS, Header, Inspected, MediaError, MediaTimeout, MediaUnreadable, Wanted
+from vista_train.video.decode.base import KINDS, Header, Inspected, MediaError, MediaUnreadable, Wanted
 from vista_train.video.decode.child import facts
 from vista_train.video.decode.door import Door
 from vista_train.video.decode.limits import Limits
 from vista_train.video.isolate import PROGRAM, Children
-from vista_train.video.quarantine import Quarantine
+from vista_train.video.quarantine import COSTLY, Quarantine
 
 ISOLATION = ("process", "inline")
 MAX_NUMBER = 1 << 62
@@ -116,6 +116,13 @@ class Media:
         with self._children.one() as child:
             return child.has_no_network
 
+    def told(self) -> str:
+        """One line on it. Starts a decoding process, where there are any: a run that can have none learns it first."""
+        if self.isolate == "inline":
+            return f"{self.root}, decoded in the data workers: for files that you trust"
+        network = "without network" if self.has_no_network() else "the network in reach (see vista-train doctor)"
+        return f"{self.root}, decoded apart by {self.reader}, {network}"
+
     def close(self) -> None:
         """End its decoding processes; they are started again when they are needed."""
         self._children.close()
@@ -142,11 +149,11 @@ class Media:
 
     @contextmanager
     def _named(self, key: str) -> Iterator[None]:
-        """Errors within are about `key`, and fit to be shown. What has taken too long once is not tried again."""
+        """Errors within are about `key`, and fit to be shown. What has cost a process is not tried again."""
         try:
             yield
         except MediaError as error:
-            if isinstance(error, MediaTimeout):
+            if type(error).__name__ in COSTLY:
                 self.quarantine.add(key, type(error).__name__)
             raise type(error)(key, phrase(error.reason)) from None
 

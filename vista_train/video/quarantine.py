@@ -12,6 +12,8 @@ SLOTS = 1 << 16
 """Files that can be held. More than that are tried every time."""
 PROBES = 32
 NAMES = tuple(KINDS)
+COSTLY = ("MediaTimeout", "MediaCrashed")
+"""Failures that have cost a process, and maybe were an attack: one is enough."""
 
 
 class Quarantine:
