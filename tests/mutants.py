@@ -21,6 +21,7 @@ from pathlib import Path
 
 import planted.composing
 import planted.data
+import planted.media
 import planted.models
 import planted.training
 from planted import Mutant
@@ -29,7 +30,13 @@ REPO = Path(__file__).parents[1]
 TIMEOUT_SECONDS = 300
 
 
-MUTANTS = (*planted.training.MUTANTS, *planted.data.MUTANTS, *planted.composing.MUTANTS, *planted.models.MUTANTS)
+MUTANTS = (
+    *planted.training.MUTANTS,
+    *planted.data.MUTANTS,
+    *planted.media.MUTANTS,
+    *planted.composing.MUTANTS,
+    *planted.models.MUTANTS,
+)
 
 
 def run(mutant: Mutant | None, test: str) -> tuple[bool, str]:

@@ -82,11 +82,13 @@ def test_pictures_and_headers_are_those_of_this_process(world: Path) -> None:
 def test_whatever_a_file_does_is_one_error_and_the_next_file_is_decoded(harmful: Media, harm: str) -> None:
     kind, reason = FATES[harm]
     key = f"{harm}_0.mp4"
+    pictures(harmful)
     since = time.monotonic()
     with pytest.raises(kind) as caught:
         list(harmful.pictures(key, WANTED))
     assert (type(caught.value), caught.value.path, caught.value.reason) == (kind, key, reason)
-    assert time.monotonic() - since < 15
+    # The kernel would end it too, GRACE_SECONDS later.
+    assert time.monotonic() - since < 4.5
     assert len(pictures(harmful)) == 4
 
 
@@ -211,8 +213,9 @@ def test_a_fork_leaves_its_parents_processes_alone(world: Path) -> None:
     pid = os.fork()
     if not pid:
         same = all(np.array_equal(*pair) for pair in zip(pictures(media), expected, strict=True))
+        own = child_pids(os.getpid())
         media.close()
-        os._exit(0 if same and child_pids(os.getpid()) == [] else 1)
+        os._exit(0 if same and len(own) == 1 and child_pids(os.getpid()) == [] else 1)
     assert os.waitpid(pid, 0)[1] == 0
     pictures(media)
     assert child_pids(os.getpid()) == [first]

@@ -10,6 +10,7 @@ import numpy as np
 
 from vista_train.video.decode.base import MediaUnreadable, Wanted
 from vista_train.video.decode.limits import Limits
+from vista_train.video.scaling import resized
 
 KNOWN_WRONG = {
     "AVI with B-frames": "wrong frames",
@@ -32,9 +33,6 @@ class DecordReader:
 
     def pictures(self, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
         """See `Reader.pictures`."""
-        # It brings torch along, which processes that only decode go without until they need it.
-        from vista_train.video.scaling import resized
-
         sizes = {(one.width, one.height) for one in wanted}
         width, height = sizes.pop() if len(sizes) == 1 else (-1, -1)
         try:

@@ -11,7 +11,7 @@ import av
 from vista_train.video.decode.base import Header, Inspected, MediaUnreadable, Wanted
 from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.packets import Anomaly
-from vista_train.video.decode.pyav import PyAVReader, Source, opened, read_index
+from vista_train.video.decode.pyav import PyAVReader, Source, first_shown, opened, read_index
 
 MATROSKA_DURATION = re.compile(r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+(\.\d+)?)")
 """The tag in which Matroska muxers leave a stream's end; its header has only the whole file's length."""
@@ -76,7 +76,11 @@ def inspected(path: Path, limits: Limits) -> Inspected:
     told = header(path, limits)
     with opened(path, limits) as source:
         index = read_index(source)
-        starts = index.shown[index.first :]
+    if any(packet.is_damaged for packet in index.packets):
+        raise MediaUnreadable(path, "cannot be decoded: a packet is damaged")
+    with opened(path, limits) as source:
+        first = first_shown(source, index)[0][0] if index.may_start_late else index.first
+        starts = index.shown[first:]
         last = (starts[-1] - starts[0]) * index.time_base
         measured = 1 / index.mean_seconds if index.mean_seconds else told.fps
         seconds = last + (index.last_seconds or 1 / told.fps)

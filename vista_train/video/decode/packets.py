@@ -26,6 +26,8 @@ class Stamps(NamedTuple):
     """False where an edit list hides it: it is decoded, because others refer to it, but never displayed."""
     duration: int = 0
     """How long its frame is shown, in ticks; 0 where the container does not say."""
+    is_damaged: bool = False
+    """Whether the container knows that some of it is missing or wrong."""
 
 
 OVERRUN_SECONDS = Fraction(1, 2)

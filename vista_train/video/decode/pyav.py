@@ -169,7 +169,7 @@ def read_index(source: Source) -> PacketIndex:
     promised = source.num_promised()
     packets = []
     for p in source.packets():
-        packets.append(Stamps(p.pts, p.dts, p.is_keyframe, not p.is_discard, p.duration or 0))
+        packets.append(Stamps(p.pts, p.dts, p.is_keyframe, not p.is_discard, p.duration or 0, p.is_corrupt))
         if len(packets) > source.limits.max_frames:
             source.check(0, 0, len(packets), Fraction(0))
     if len(packets) < WHOLE * promised:
@@ -242,13 +242,19 @@ def _ranked(frames: Iterable[VideoFrame], index: PacketIndex) -> Iterator[tuple[
 
 
 def _in_order(source: Source, index: PacketIndex, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+    first, frames = first_shown(source, index)
+    if index.may_start_late:
+        index = replace(index, first=first[0])
+    yield from _pictures(chain([first], frames), index.ranks(wanted), wanted)
+
+
+def first_shown(source: Source, index: PacketIndex) -> tuple[tuple[int, VideoFrame], Iterator[tuple[int, VideoFrame]]]:
+    """The first frame that can be decoded, with its rank, and those that follow it; of a file just opened."""
     frames = _ranked(source.frames(source.packets()), index)
     first = next(frames, None)
     if first is None:
         raise Anomaly("no frame can be decoded")
-    if index.may_start_late:
-        index = replace(index, first=first[0])
-    yield from _pictures(chain([first], frames), index.ranks(wanted), wanted)
+    return first, frames
 
 
 class Scaler:
