@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# What takes too long for every day: 10,000 samples held to their promises, 20 kills survived bit by bit, and every
-# planted bug caught.
+# What takes too long for every day: 10,000 samples held to their promises, 10,000 more out of a folder with bad, hanging
+# and crashing files, 20 kills survived bit by bit, and every planted bug caught.
 # Each stage that ended well is remembered in out/test_long and not run again; `rm -r out/test_long` starts over.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -24,6 +24,7 @@ stage() {
 
 stage world python scripts/make_clips.py --out out/test_long/clips
 stage samples python scripts/check_samples.py recipes/quickstart.yaml data.root=out/test_long/clips --count 10000
+stage bad_media python tests/data/bad_media.py --clips out/test_long/clips --out out/test_long/bad_media
 clips=${VISTA_TRAIN_SHARED:-../shared}/clips
 if [ -d "$clips" ]; then
     stage real_samples python scripts/check_samples.py recipes/real_clips.yaml "data.root=$clips" --count 2000

@@ -186,8 +186,7 @@ def test_aliases_upon_aliases_cost_nothing(loaded):
         levels.append(f"&{low} [{', '.join([f'*{high}'] * 9)}]")
     text = "\n".join(f"output{number}: {level}" for number, level in enumerate(levels))
     said = refused(loaded, text + "\noutput: *i")
-    assert said.startswith("output is a list; it must be text; output0: unknown key")
-    assert len(said) < 600
+    assert said.endswith("not YAML: more than 100000 values, its aliases unfolded")
 
 
 def test_a_recipe_builds_on_another(loaded, tmp_path):

@@ -29,6 +29,8 @@ from vista_train.video.media import Media
 from vista_train.video.sampling import View
 
 MAX_RECIPE_BYTES = 1 << 20
+MAX_RECIPE_VALUES = 100_000
+"""... and so many values, each alias counted as all that it stands for: sections are copied, and bases merged."""
 
 
 LimitsSection = model_of("LimitsSection", Limits)
@@ -299,7 +301,10 @@ def _read(path: Path) -> dict[str, Any]:
 def _parsed(text: str) -> Any:
     """YAML as plain data; `ValueError` in one line, also where a section names a key twice."""
     try:
-        _refuse_doubles(yaml.compose(text, yaml.SafeLoader), set())
+        root = yaml.compose(text, yaml.SafeLoader)
+        _refuse_doubles(root, set())
+        if _num_values(root, {}) > MAX_RECIPE_VALUES:
+            raise ValueError(f"more than {MAX_RECIPE_VALUES} values, its aliases unfolded")
         return yaml.safe_load(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
@@ -326,6 +331,17 @@ def _refuse_doubles(node: yaml.Node | None, seen: set[int]) -> None:
         inside = [value for _, value in node.value]
     for entry in inside:
         _refuse_doubles(entry, seen)
+
+
+def _num_values(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values there are in a node, aliases unfolded; one that holds itself has too many."""
+    if node is None or isinstance(node, yaml.ScalarNode):
+        return 1
+    if id(node) not in known:
+        known[id(node)] = MAX_RECIPE_VALUES + 1
+        inside = [value for _, value in node.value] if isinstance(node, yaml.MappingNode) else node.value
+        known[id(node)] = 1 + sum(_num_values(entry, known) for entry in inside)
+    return known[id(node)]
 
 
 def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:

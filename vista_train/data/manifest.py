@@ -7,6 +7,7 @@ import hashlib
 import json
 import math
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,12 +20,14 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from vista_train.data.sidecars import cache_folder, key_of, publish
-from vista_train.redact import redacted
+from vista_train.redact import phrase, redacted
 
 MAX_LINE_BYTES = 1 << 20
 BATCH_ROWS = 8192
 BATCH_BYTES = 64 << 20
 MAX_ERRORS = 5
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+"""What moves a terminal, or ends a string in C; no file that is meant to be found has it in its name."""
 
 FEATURES = datasets.Features(
     {name: datasets.Value("string") for name in ("video", "caption", "source", "qa")}
@@ -180,7 +183,7 @@ class LineCheck:
     def _refuse_misspelt(self, data: dict[str, Any], known: frozenset[str], where: str = "") -> None:
         for key in data.keys() - known - self._foreign:
             if right := _nearest(key, known):
-                raise ValueError(f"{where}{key} is not a key of a manifest; did you mean `{right}`?")
+                raise ValueError(f"{where}{phrase(key)} is not a key of a manifest; did you mean `{right}`?")
             self._foreign.add(key)
 
     def _qa(self, entries: Any) -> str | None:
@@ -248,9 +251,16 @@ def _text(data: dict[str, Any], key: str, where: str = "") -> str:
 
 def _path(data: dict[str, Any], allow_absolute: bool) -> str:
     video = _text(data, "video")
-    if (video.startswith("/") and not allow_absolute) or "://" in video or ".." in video.split("/") or "\0" in video:
+    if (
+        (video.startswith("/") and not allow_absolute)
+        or "://" in video
+        or ".." in video.split("/")
+        or CONTROL.search(video)
+    ):
         shown = f"{redacted(repr(video)):.200}"
-        raise ValueError(f"video is {shown}; it must be a path under the data root, relative to it, without `..`")
+        raise ValueError(
+            f"video is {shown}; it must be a path under the data root, relative to it, without `..`, and printable"
+        )
     return video
 
 

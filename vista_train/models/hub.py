@@ -112,9 +112,11 @@ def read_config(folder: Path, config_types: Sequence[type[PreTrainedConfig]]) ->
     known = [kind.model_type for kind in config_types]
     if found not in known:
         raise ValueError(f"family.path {str(folder)!r} holds a {found!r}, not a {' or '.join(map(repr, known))}")
+    if read_json(folder / "config.json").get("transformers_weights") is not None:
+        raise ValueError(f"{folder / 'config.json'} has transformers_weights; weights are read from model*.safetensors")
     try:
         config = AutoConfig.from_pretrained(folder, **OFFLINE)
-    except (OSError, ValueError, TypeError, StrictDataclassError) as error:
+    except (OSError, ValueError, TypeError, RecursionError, StrictDataclassError) as error:
         raise ValueError(f"{folder / 'config.json'} cannot be read: {_line(error)}") from error
     choose_kernels(config, "eager")
     return config
@@ -132,7 +134,7 @@ def read_tokenizer(
     """The tokenizer with the chat template that a file names, else its own, else the processor's, else the default."""
     try:
         tokenizer = AutoTokenizer.from_pretrained(folder, config=config, **OFFLINE)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ValueError(f"family.path {str(folder)!r} holds no tokenizer that can be read: {_line(error)}") from error
     if template_file is not None:
         if not Path(template_file).is_file():
@@ -172,9 +174,11 @@ def load_weights(
     options = {**options, "generation_config": GenerationConfig.from_model_config(config)}
     files = read_json(folder / "model.safetensors.index.json").get("weight_map", {})
     for name in files.values() if isinstance(files, dict) else [files]:
-        if not isinstance(name, str) or Path(name).name != name:
+        # What does not end so would be given to torch.load, whatever `use_safetensors` says.
+        if not isinstance(name, str) or Path(name).name != name or not name.endswith(".safetensors"):
             raise ValueError(
-                f"{folder / 'model.safetensors.index.json'} names {name!r}, which is no file in the folder"
+                f"{folder / 'model.safetensors.index.json'} names {name!r}, which is no file in the folder, or no "
+                f"safetensors"
             )
     try:
         model, report = model_type.from_pretrained(

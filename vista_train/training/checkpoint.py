@@ -18,9 +18,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from vista_train.redact import phrase
 from vista_train.training.engine import Engine
 from vista_train.training.pieces import MOMENTS, Pieces, write_pieces
 from vista_train.types import Failure
@@ -142,8 +144,12 @@ def prune(output: Path, keep: int) -> None:
 
 def read_state(folder: Path) -> RunState:
     """The state a checkpoint was written at; `ValueError` if a version wrote it that kept other things."""
-    data = json.loads((folder / "training" / STATE).read_text(encoding="utf-8"))
-    if data.keys() != {entry.name for entry in fields(RunState)}:
+    path = folder / "training" / STATE
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is no JSON: {phrase(str(error))}") from error
+    if not isinstance(data, dict) or data.keys() != {entry.name for entry in fields(RunState)}:
         raise ValueError(
             f"{folder} was written by another version of vista_train; choose another output, and start from its "
             f"weights by family.path={folder}"
@@ -163,7 +169,12 @@ def restore_optimizer(saved: Pieces, engine: Engine, named: Iterable[tuple[str, 
 def restore_random(folder: Path, rank: int, world_size: int) -> None:
     """Bring back this rank's random state, if the world is as large as it was."""
     if read_state(folder).world_size == world_size:
-        _set_random_state(load_file(_random_file(folder, rank)))
+        path = _random_file(folder, rank)
+        try:
+            state = load_file(path)
+        except (OSError, SafetensorError) as error:
+            raise ValueError(f"{path} holds no tensors that can be read: {phrase(str(error))}") from error
+        _set_random_state(state)
 
 
 def _random_file(folder: Path, rank: int) -> Path:

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+
+from vista_train.redact import phrase
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 """What AdamW keeps of every parameter."""
@@ -49,6 +51,13 @@ def write_pieces(folder: Path, rank: int, tensors: Mapping[str, torch.Tensor]) -
     return path
 
 
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{path} holds no tensors that can be read: {phrase(str(error))}") from error
+
+
 class Pieces:
     """What all ranks wrote into a folder; only what is asked for is read."""
 
@@ -58,7 +67,7 @@ class Pieces:
         self.stretches: dict[tuple[str, str], list[tuple[int, int, Path, str]]] = {}
         for path in sorted(folder.glob("optimizer-*.safetensors")):
             # Mapped into memory, not read.
-            file = self._files[path] = safe_open(path, framework="pt")
+            file = self._files[path] = _opened(path)
             for entry in file.keys():  # noqa: SIM118 - the file is no mapping
                 found = PATTERN.fullmatch(entry)
                 if found is None:

@@ -47,8 +47,8 @@ class Child:
     def __init__(self, reader: str, program: Sequence[str] = PROGRAM) -> None:
         ours, theirs = socket.socketpair()
         self._control, self._memory = ours, os.memfd_create("pictures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        # A child that shrank it would take this process down with it.
-        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+        # A child that shrank it would take this process down with it; one that sealed it further would break it.
+        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
         self._map: mmap.mmap | None = None
         self._size = 0
         with theirs:
@@ -79,6 +79,7 @@ class Child:
         told = {**request, "key": key, "seconds": seconds}
         told["memory_bytes"] += 2 * self._size
         try:
+            self._control.settimeout(seconds)
             decoding.send(self._control, told)
             reply = self._receive(seconds)
         except TimeoutError:
@@ -86,12 +87,12 @@ class Child:
             raise MediaTimeout(key, f"not decoded within {seconds:g} s") from None
         except (ConnectionError, json.JSONDecodeError, UnicodeDecodeError, ValueError):
             reply = None
-        if not reply or "raised" in reply or "resident" not in reply:
+        if reply is None or not _is_answer(reply):
             self.stop()
             raise _death(key, reply, self._process.returncode, seconds)
-        self._resident = int(reply["resident"])
+        self._resident = reply["resident"]
         if "failed" in reply:
-            raise KINDS[reply["failed"]](key, phrase(str(reply["reason"])))
+            raise KINDS[reply["failed"]](key, phrase(reply["reason"]))
         found: dict[str, Any] = reply["found"]
         return found
 
@@ -120,13 +121,7 @@ class Child:
 
     def _receive(self, seconds: float) -> dict[str, Any] | None:
         """Its next message; None when it is gone. `TimeoutError` after `seconds`."""
-        until = time.monotonic() + seconds
-        self._control.settimeout(seconds)
-        reply = decoding.receive(self._control, MAX_ANSWER_BYTES)
-        if reply is not None and time.monotonic() > until:
-            # It has answered bit by bit.
-            raise TimeoutError
-        return reply
+        return decoding.receive(self._control, MAX_ANSWER_BYTES, time.monotonic() + seconds)
 
 
 class Children:
@@ -213,6 +208,16 @@ def _end(owner: int, process: subprocess.Popen[bytes], control: socket.socket, m
     if os.getpid() == owner:
         process.kill()
         process.wait()
+
+
+def _is_answer(reply: Mapping[str, Any]) -> bool:
+    """Whether a process that a file may have taken over says what it is asked for: facts, or how the file fails."""
+    if "raised" in reply or type(reply.get("resident")) is not int:
+        return False
+    if "failed" in reply:
+        kind = reply["failed"]
+        return isinstance(kind, str) and kind in KINDS and isinstance(reply.get("reason"), str)
+    return isinstance(reply.get("found"), dict)
 
 
 def _death(key: str, reply: Mapping[str, Any] | None, code: int, seconds: float) -> MediaError:

@@ -66,16 +66,18 @@ class Media:
     def probe(self, key: str) -> Header:
         """What the file says of itself; its numbers are above 0, and no larger than 2^62."""
         found = self._facts("probe", key)
-        duration, fps = _ratio(key, found["duration"]), _ratio(key, found["fps"])
-        num_frames = None if found["num_frames"] is None else _whole(key, found["num_frames"])
-        width, height = (_whole(key, found[name]) for name in ("width", "height"))
-        return Header(duration, width, height, fps, num_frames, phrase(found["codec"]), phrase(found["container"]))
+        duration, fps = _ratio(key, found.get("duration")), _ratio(key, found.get("fps"))
+        num_frames = None if found.get("num_frames") is None else _whole(key, found["num_frames"])
+        width, height = (_whole(key, found.get(name)) for name in ("width", "height"))
+        return Header(
+            duration, width, height, fps, num_frames, *(phrase(str(found.get(name))) for name in ("codec", "container"))
+        )
 
     def inspect(self, key: str) -> Inspected:
         """What the file turns out to be when all of it is read."""
         found = self._facts("inspect", key)
-        numbers = {name: _whole(key, found[name]) for name in ("width", "height", "num_frames")}
-        return Inspected(_ratio(key, found["duration"]), fps=_ratio(key, found["fps"]), **numbers)
+        numbers = {name: _whole(key, found.get(name)) for name in ("width", "height", "num_frames")}
+        return Inspected(_ratio(key, found.get("duration")), fps=_ratio(key, found.get("fps")), **numbers)
 
     def pictures(
         self, key: str, wanted: Sequence[Wanted], predicted_seconds: float = 0.0
@@ -161,12 +163,13 @@ class Media:
 def _ratio(key: str, text: Any) -> Fraction:
     """A number above 0 of a process that a file may have taken over."""
     num, slash, den = str(text).partition("/")
-    if not (slash and num.isdecimal() and den.isdecimal()):
+    # As many digits as `MAX_NUMBER` has: Python refuses to read numbers without end.
+    if not (slash and num.isdecimal() and den.isdecimal() and max(len(num), len(den)) < 20):
         raise MediaUnreadable(key, "its header tells no length or frame rate above 0")
     return Fraction(_whole(key, int(num)), _whole(key, int(den)))
 
 
 def _whole(key: str, number: Any) -> int:
-    if not isinstance(number, int) or not 0 < number < MAX_NUMBER:
+    if type(number) is not int or not 0 < number < MAX_NUMBER:
         raise MediaUnreadable(key, "its header tells no length, size or frame rate above 0")
     return number

@@ -17,6 +17,7 @@ import signal
 import socket
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -44,26 +45,36 @@ def send(control: socket.socket, message: dict[str, Any]) -> None:
     control.sendall(LENGTH.pack(len(text)) + text)
 
 
-def receive(control: socket.socket, most: int = MAX_MESSAGE) -> dict[str, Any] | None:
-    """The next JSON message; None when the other end is closed. `ValueError` for anything else."""
-    head = _exactly(control, LENGTH.size)
+def receive(control: socket.socket, most: int = MAX_MESSAGE, until: float | None = None) -> dict[str, Any] | None:
+    """The next JSON message; None when the other end is closed. `ValueError` for anything else, `TimeoutError` where it
+    has not come whole by `until` on the monotonic clock."""
+    head = _exactly(control, LENGTH.size, until)
     if head is None:
         return None
     (length,) = LENGTH.unpack(head)
     if length > most:
         raise ValueError(f"a message of {length} bytes; at most {most} are taken")
-    text = _exactly(control, length)
+    text = _exactly(control, length, until)
     if text is None:
         return None
-    message = json.loads(text)
+    try:
+        message = json.loads(text)
+    except RecursionError:
+        raise ValueError("a message that is nested too deeply") from None
     if not isinstance(message, dict):
         raise ValueError("a message that is no object")
     return message
 
 
-def _exactly(control: socket.socket, size: int) -> bytes | None:
+def _exactly(control: socket.socket, size: int, until: float | None) -> bytes | None:
     parts = bytearray()
     while len(parts) < size:
+        if until is not None:
+            # For all of it: who sends a byte at a time must not begin the wait again with each.
+            left = until - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            control.settimeout(left)
         part = control.recv(min(size - len(parts), 1 << 20))
         if not part:
             return None

@@ -13,7 +13,7 @@ from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.packets import Anomaly
 from vista_train.video.decode.pyav import PyAVReader, Source, first_shown, opened, read_index
 
-MATROSKA_DURATION = re.compile(r"(?P<hours>\d+):(?P<minutes>\d+):(?P<seconds>\d+(\.\d+)?)")
+MATROSKA_DURATION = re.compile(r"(?P<hours>\d{1,9}):(?P<minutes>\d{1,9}):(?P<seconds>\d{1,9}(\.\d{1,18})?)", re.ASCII)
 """The tag in which Matroska muxers leave a stream's end; its header has only the whole file's length."""
 ALIKE = Fraction(1, 100)
 """A stated frame rate this near to the measured one is taken: Matroska's times are rounded to the millisecond."""

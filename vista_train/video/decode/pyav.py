@@ -43,6 +43,7 @@ KNOWN_WRONG: dict[str, str] = {}
 WHOLE = Fraction(98, 100)
 """A file with fewer packets than this part of what its header promises was cut off."""
 NO_MEMORY = "its decoder asks for more memory than it may have (limits.max_memory_mib)"
+MOST_STREAMS = 64
 MOST_REORDERED = 16
 """Frames that a decoder may hold back to bring them into order (H.264 and HEVC allow 16)."""
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
@@ -122,7 +123,7 @@ def opened(path: Path, limits: Limits = LIMITS) -> Iterator[Source]:
         "codec_whitelist": ",".join(CODECS),
     }
     try:
-        container = av.open(f"file:{path}", metadata_errors="replace", options=options)
+        container = _container(path, options, limits)
     except av.error.ArgumentError:
         raise MediaUnreadable(path, f"not one of the video containers {', '.join(limits.containers)}") from None
     except (MemoryError, av.error.MemoryError):
@@ -144,6 +145,18 @@ def opened(path: Path, limits: Limits = LIMITS) -> Iterator[Source]:
         raise MediaUnreadable(path, str(anomaly)) from None
     finally:
         container.close()
+
+
+def _container(path: Path, options: dict[str, str], limits: Limits) -> InputContainer:
+    """The file at `path`. To find out what is in it libav decodes some of it already; limits hold there too."""
+    sized = [{"max_pixels": str(limits.max_pixels)}] * MOST_STREAMS
+    try:
+        return av.open(f"file:{path}", metadata_errors="replace", options=options, stream_options=sized)  # type: ignore[arg-type]
+    except av.FFmpegError:
+        raise
+    except ValueError:
+        # Some containers (FLV, MPEG) tell of no stream before one is found: there, memory's limit alone holds.
+        return av.open(f"file:{path}", metadata_errors="replace", options=options)
 
 
 def _phrase(error: av.FFmpegError) -> str:

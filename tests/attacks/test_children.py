@@ -1,0 +1,183 @@
+"""A decoding process that a file has taken over costs that file, and never more: not the run, not a secret, no time."""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from fractions import Fraction
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from vista_train.augment import REGISTRY
+from vista_train.data import ledger
+from vista_train.data.dataset import Ingredient, VistaDataset
+from vista_train.data.sources import ClipSource
+from vista_train.models.base import load_family
+from vista_train.video.decode import Limits, MediaCrashed, MediaError, MediaTimeout, MediaUnreadable, Wanted
+from vista_train.video.media import Media
+
+QUICK = Limits(deadline_seconds=1.0, max_deadline_seconds=1.0)
+SECRETS = ("\x1b", "\x07", "\u202e", "0x7f3a", "hf_abcdef", "hunter2", "deadbeef", "\n")
+WithStub = Callable[..., Media]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("no-json", "a-number", "a-list", "nothing-asked", "endless-number", "raised", "leaks"),
+        *("negative", "zero", "huge", "negative-ratio", "by-zero", "no-ratio"),
+        *("too-deep", "unknown-kind", "kind-no-text", "no-reason", "nothing-found"),
+        *("memory-no-number", "memory-nothing", "memory-endless", "truth"),
+        *("found-a-list", "found-nothing", "endless-ratio"),
+    ],
+)
+def test_an_answer_of_nonsense_is_a_media_error(with_stub: WithStub, answer: str) -> None:
+    media = with_stub(answer, limits=QUICK)
+    with pytest.raises(MediaError) as caught:
+        media.probe("honest.mp4")
+    assert isinstance(caught.value, (MediaCrashed, MediaUnreadable))
+    assert caught.value.path == "honest.mp4"
+    assert caught.value.reason.isprintable()
+    assert not [secret for secret in SECRETS if secret in str(caught.value)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("no-json", "raised", "leaks"),
+        *("too-deep", "unknown-kind", "nothing-found", "memory-no-number"),
+    ],
+)
+def test_pictures_that_never_came_are_a_media_error(with_stub: WithStub, answer: str) -> None:
+    with pytest.raises(MediaError):
+        list(with_stub(answer, limits=QUICK).pictures("honest.mp4", [Wanted(Fraction(0), 8, 8)]))
+
+
+@pytest.mark.parametrize("answer", ["codec-moves-the-cursor", "codec-no-text"])
+def test_what_is_said_of_a_file_moves_no_cursor_and_tells_no_secret(with_stub: WithStub, answer: str) -> None:
+    header = with_stub(answer).probe("honest.mp4")
+    for text in (header.codec, header.container):
+        assert text.isprintable()
+        assert not [secret for secret in SECRETS if secret in text]
+
+
+def test_a_long_answer_is_read_in_no_time(with_stub: WithStub) -> None:
+    """Its reason is long and looks like the beginning of a URL, again and again."""
+    media = with_stub("no-end-of-reason")
+    assert not media.has_no_network()
+    began = time.monotonic()
+    with pytest.raises(MediaUnreadable) as caught:
+        media.probe("honest.mp4")
+    assert len(caught.value.reason) <= 300
+    assert time.monotonic() - began < 0.5
+
+
+def test_an_enormous_message_is_not_waited_for(with_stub: WithStub) -> None:
+    with pytest.raises(MediaCrashed):
+        with_stub("enormous", limits=QUICK).probe("honest.mp4")
+
+
+@pytest.mark.parametrize("deed", ["silent", "drip"])
+def test_a_process_that_plays_for_time_is_killed_at_its_deadline(with_stub: WithStub, deed: str) -> None:
+    media, began = with_stub(deed, limits=QUICK), time.monotonic()
+    with pytest.raises(MediaTimeout):
+        media.probe("honest.mp4")
+    assert time.monotonic() - began < 3
+    # Having failed so it is refused at once from then on.
+    with pytest.raises(MediaTimeout, match="not tried again"):
+        media.refuse(["honest.mp4"])
+
+
+def test_memory_that_a_process_would_take_away_stays(with_stub: WithStub) -> None:
+    """Had it shrunk, this process would die of SIGBUS where it looks at the pictures."""
+    media = with_stub("shrink")
+    pictures = [p.sum() for _, p in media.pictures("honest.mp4", [Wanted(Fraction(0), 640, 480)])]
+    assert pictures == [0]
+
+
+def test_memory_that_a_process_has_sealed_is_its_own_loss(with_stub: WithStub) -> None:
+    """Nobody may let it grow any more, the parent too."""
+    media = with_stub("seal")
+    wanted = [Wanted(Fraction(0), 640, 480)]
+    with suppress(MediaCrashed):
+        assert [p.shape for _, p in media.pictures("honest.mp4", wanted)] == [(480, 640, 3)]
+
+
+def test_losses_are_told_in_the_ledger_without_secrets(
+    with_stub: WithStub, write_manifest: Callable[..., Path], tmp_path: Path, kit: SimpleNamespace
+) -> None:
+    media = with_stub("leaks")
+    source = ClipSource(write_manifest({"video": "honest.mp4"}), media)
+    codec = load_family("tiny", kit.SMALL, kit.VIEW).codec
+    dataset = VistaDataset({"clips": source}, (Ingredient(REGISTRY["plain"]()),), codec, media)
+    ledger.append(tmp_path / "ledger.jsonl", dataset[0].failures)
+    written = (tmp_path / "ledger.jsonl").read_text()
+    assert "MediaUnreadable" in written
+    assert not [secret for secret in SECRETS[:-1] if secret in written or repr(secret)[1:-1] in written]
+
+
+def children() -> list[int]:
+    """The processes that this one has started."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+        found += [int(folder.name)] if parent == os.getpid() else []
+    return found
+
+
+def test_no_secret_of_the_environment_is_handed_down(
+    root: Path, monkeypatch: pytest.MonkeyPatch, kit: SimpleNamespace
+) -> None:
+    monkeypatch.setenv("HF_TOKEN", kit.SECRET)
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", kit.SECRET)
+    monkeypatch.setenv("LD_PRELOAD", "")
+    before, media = set(children()), Media(root)
+    media.probe("honest.mp4")
+    (child,) = set(children()) - before
+    environment = dict(
+        entry.split(b"=", 1) for entry in Path(f"/proc/{child}/environ").read_bytes().split(b"\0") if entry
+    )
+    media.close()
+    assert child not in children()
+    assert b"PYTHONPATH" in environment
+    assert not {b"HF_TOKEN", b"AWS_SECRET_ACCESS_KEY", b"LD_PRELOAD", b"HOME"} & set(environment)
+    assert kit.SECRET.encode() not in b"".join(environment.values())
+
+
+def test_a_process_may_write_no_file(with_stub: WithStub, marker: Path) -> None:
+    assert done(with_stub("write", marker, "free")) == "it wrote"
+    assert marker.read_text() == "it was written"
+    marker.unlink()
+    assert done(with_stub("write", marker, "confined")).startswith("it may not write")
+    assert not marker.exists() or marker.read_bytes() == b""
+
+
+def test_a_process_reaches_no_network(with_stub: WithStub, root: Path) -> None:
+    media = Media(root)
+    is_cut_off = media.has_no_network()
+    media.close()
+    if not is_cut_off:
+        pytest.skip("a process may not leave the network here (no namespaces)")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(0.5)
+        port = server.getsockname()[1]
+        assert done(with_stub("connect", port, "free")) == "it connected"
+        server.accept()[0].close()
+        assert done(with_stub("connect", port, "confined")).startswith("it may not connect")
+        with pytest.raises(TimeoutError):
+            server.accept()
+
+
+def done(media: Media) -> str:
+    """What a stub says it has done."""
+    with pytest.raises(MediaUnreadable) as caught:
+        media.probe("honest.mp4")
+    return caught.value.reason
