@@ -98,13 +98,20 @@ def _isolation() -> Iterator[Finding]:
         return
     media = Media(tempfile.gettempdir())
     try:
-        alone = media.has_no_network()
+        confined = media.confined()
     except IsolationError as error:
         yield Finding("isolation", "does not work", str(error))
         return
     finally:
         media.close()
     yield Finding("isolation", "works: decoding runs in processes of its own, with deadlines and memory limits")
-    told = "none" if alone else "reachable"
-    hint = "" if alone else "this system allows no network namespaces (user namespaces are off); decoders can reach out"
+    told = "none" if confined.no_network else "reachable"
+    hint = (
+        "" if confined.no_network else "this system allows no network namespaces; a decoder that is taken over has it"
+    )
     yield Finding("network of decoders", told, hint)
+    told = "libraries, and what lies under the data root" if confined.no_files else "all that this user can read"
+    hint = (
+        "" if confined.no_files else "this kernel has no Landlock (Linux 5.13); a decoder that is taken over reads them"
+    )
+    yield Finding("files of decoders", told, hint)

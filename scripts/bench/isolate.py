@@ -76,7 +76,7 @@ def measure(root: Path, frames: int, size: int, repeats: int) -> dict:
     for _ in range(repeats):
         media["process"].close()
         since = time.perf_counter()
-        media["process"].has_no_network()
+        media["process"].confined()
         starts.append(1000 * (time.perf_counter() - since))
     ratio = statistics.median(both["process"] / both["inline"] for both in files.values())
     return {"files": files, "ratio": ratio, "start_ms": statistics.median(starts)}

@@ -71,7 +71,7 @@ class Process:
     """Its socket and the memory it shares."""
 
     def __init__(self) -> None:
-        *self.arguments, control, memory, _ = sys.argv[2:]
+        *self.arguments, control, memory, _, self.root = sys.argv[2:]
         self.control, self.memory = socket.socket(fileno=int(control)), int(memory)
 
     def send(self, text: bytes) -> None:
@@ -133,7 +133,7 @@ def write(process: Process) -> None:
     """Confined as decoders are (if so asked), write to a file."""
     path, is_confined = Path(process.arguments[0]), process.arguments[1] == "confined"
     if is_confined:
-        confine()
+        confine(None)
     process.ready()
     for _ in process.requests():
         try:
@@ -147,7 +147,7 @@ def connect(process: Process) -> None:
     """Confined as decoders are (if so asked), connect to a port of this machine."""
     port, is_confined = int(process.arguments[0]), process.arguments[1] == "confined"
     if is_confined:
-        confine()
+        confine(None)
     process.ready()
     for _ in process.requests():
         try:
@@ -157,9 +157,35 @@ def connect(process: Process) -> None:
             process.report(f"it may not connect: {error.errno}")
 
 
+def read(process: Process) -> None:
+    """Confined as decoders are (if so asked), read a file."""
+    path, is_confined = Path(process.arguments[0]), process.arguments[1] == "confined"
+    if is_confined:
+        confine([process.root])
+    process.ready()
+    for _ in process.requests():
+        try:
+            process.report(f"it read {len(path.read_bytes())} bytes")
+        except OSError as error:
+            process.report(f"it may not read: {error.errno}")
+
+
+def signal_parent(process: Process) -> None:
+    """Confined as decoders are (if so asked), send a signal to who has started it."""
+    if process.arguments[0] == "confined":
+        confine([process.root])
+    process.ready()
+    for _ in process.requests():
+        try:
+            os.kill(os.getppid(), 0)
+            process.report("it reached its parent")
+        except OSError as error:
+            process.report(f"it may not send: {error.errno}")
+
+
 DEEDS: dict[str, Callable[[Process], None]] = {
     "seal": seal, "shrink": shrink, "enormous": enormous, "drip": drip, "silent": silent, "write": write,
-    "connect": connect,
+    "connect": connect, "read": read, "signal": signal_parent,
 }  # fmt: skip
 
 

@@ -69,7 +69,7 @@ def test_what_is_said_of_a_file_moves_no_cursor_and_tells_no_secret(with_stub: W
 def test_a_long_answer_is_read_in_no_time(with_stub: WithStub) -> None:
     """Its reason is long and looks like the beginning of a URL, again and again."""
     media = with_stub("no-end-of-reason")
-    assert not media.has_no_network()
+    assert not media.confined().no_network
     began = time.monotonic()
     with pytest.raises(MediaUnreadable) as caught:
         media.probe("honest.mp4")
@@ -162,7 +162,7 @@ def test_a_process_may_write_no_file(with_stub: WithStub, marker: Path) -> None:
 
 def test_a_process_reaches_no_network(with_stub: WithStub, root: Path) -> None:
     media = Media(root)
-    is_cut_off = media.has_no_network()
+    is_cut_off = media.confined().no_network
     media.close()
     if not is_cut_off:
         pytest.skip("a process may not leave the network here (no namespaces)")
@@ -174,6 +174,29 @@ def test_a_process_reaches_no_network(with_stub: WithStub, root: Path) -> None:
         assert done(with_stub("connect", port, "confined")).startswith("it may not connect")
         with pytest.raises(TimeoutError):
             server.accept()
+
+
+def test_a_process_reads_no_file_outside_the_root(with_stub: WithStub, root: Path, tmp_path: Path) -> None:
+    media = Media(root)
+    is_held_in = media.confined().no_files
+    media.close()
+    if not is_held_in:
+        pytest.skip("this kernel has no Landlock")
+    secret = tmp_path / "beside.txt"
+    secret.write_text("secret")
+    for path in (secret, Path("/etc/hostname"), Path("/proc/self/environ"), Path(f"/proc/{os.getpid()}/environ")):
+        assert done(with_stub("read", path, "free")).startswith("it read ")
+        assert done(with_stub("read", path, "confined")) == "it may not read: 13"
+    inside = root / "honest.mp4"
+    assert done(with_stub("read", inside, "confined")) == f"it read {inside.stat().st_size} bytes"
+
+
+def test_a_process_sends_no_signal_to_who_started_it(with_stub: WithStub) -> None:
+    assert done(with_stub("signal", "free")) == "it reached its parent"
+    told = done(with_stub("signal", "confined"))
+    if told == "it reached its parent":
+        pytest.skip("this kernel's Landlock keeps no signals in (Linux 6.12)")
+    assert told == "it may not send: 1"
 
 
 def done(media: Media) -> str:

@@ -189,7 +189,9 @@ def test_a_decoder_has_nothing_that_is_secret(world: Path, monkeypatch: pytest.M
     limits = Path(f"/proc/{child}/limits").read_text()
     assert re.search(r"Max file size +0 +0", limits)
     assert re.search(r"Max core file size +0 +0", limits)
-    assert (Path(f"/proc/{child}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()) == media.has_no_network()
+    assert (
+        Path(f"/proc/{child}/ns/net").readlink() != Path("/proc/self/ns/net").readlink()
+    ) == media.confined().no_network
 
 
 def test_a_decoder_loads_nothing_but_its_library_and_numpy() -> None:

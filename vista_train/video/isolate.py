@@ -22,6 +22,7 @@ import numpy as np
 from vista_train.redact import phrase
 from vista_train.video.decode import child as decoding
 from vista_train.video.decode.base import KINDS, MediaCrashed, MediaError, MediaTimeout, Wanted
+from vista_train.video.decode.confine import Confined
 
 PROGRAM = ("-m", decoding.__name__)
 KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
@@ -44,7 +45,7 @@ class IsolationError(RuntimeError):
 class Child:
     """One decoding process, and the memory in which it leaves its pictures."""
 
-    def __init__(self, reader: str, program: Sequence[str] = PROGRAM) -> None:
+    def __init__(self, reader: str, program: Sequence[str] = PROGRAM, roots: Sequence[str] = ()) -> None:
         ours, theirs = socket.socketpair()
         self._control, self._memory = ours, os.memfd_create("pictures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         # A child that shrank it would take this process down with it; one that sealed it further would break it.
@@ -52,15 +53,17 @@ class Child:
         self._map: mmap.mmap | None = None
         self._size = 0
         with theirs:
-            self._process = _started([*program, str(theirs.fileno()), str(self._memory), reader], theirs, self._memory)
+            self._process = _started(
+                [*program, str(theirs.fileno()), str(self._memory), reader, *roots], theirs, self._memory
+            )
         self._end = weakref.finalize(self, _end, os.getpid(), self._process, ours, self._memory)
         self.num_requests = 0
         ready = self._receive(START_SECONDS)
         if not ready or not ready.get("ready"):
             self.stop()
             raise IsolationError(f"the decoding process does not start ({_told(ready, self._process.returncode)})")
-        self.has_no_network = bool(ready.get("no_network"))
-        """Whether it has no network."""
+        self.confined = Confined(bool(ready.get("no_network")), bool(ready.get("no_files")))
+        """What it has given up."""
         self._resident = self._at_start = int(ready["resident"])
 
     @property
@@ -125,15 +128,18 @@ class Child:
 
 
 class Children:
-    """The decoding processes of this process: one for each thread that decodes, started when it is needed."""
+    """The decoding processes of this process: one for each thread that decodes, started when it is needed.
 
-    def __init__(self, reader: str, program: Sequence[str] = PROGRAM) -> None:
-        self.reader, self.program = reader, tuple(program)
+    They can read no files but those under `roots`, if there are any, where the system can see to that.
+    """
+
+    def __init__(self, reader: str, program: Sequence[str] = PROGRAM, roots: Sequence[str] = ()) -> None:
+        self.reader, self.program, self.roots = reader, tuple(program), tuple(roots)
         self._idle: deque[Child] = deque()
         self._owner = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"reader": self.reader, "program": self.program}
+        return {"reader": self.reader, "program": self.program, "roots": self.roots}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -164,7 +170,7 @@ class Children:
             return self._idle.pop()
         for attempt in range(NUM_STARTS):
             try:
-                return Child(self.reader, self.program)
+                return Child(self.reader, self.program, self.roots)
             except (OSError, IsolationError) as error:
                 # Short of memory or processes, a machine may have them again in a moment.
                 failure = error

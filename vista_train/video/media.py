@@ -17,6 +17,7 @@ from vista_train.redact import phrase
 from vista_train.video import decode
 from vista_train.video.decode.base import KINDS, Header, Inspected, MediaError, MediaUnreadable, Wanted
 from vista_train.video.decode.child import facts
+from vista_train.video.decode.confine import Confined
 from vista_train.video.decode.door import Door
 from vista_train.video.decode.limits import Limits
 from vista_train.video.isolate import PROGRAM, Children
@@ -55,7 +56,9 @@ class Media:
         self.quarantine, self.position = Quarantine(), 0
         self.allow_absolute = allow_absolute
         self._door = Door(os.path.abspath(root), allow_symlinks, allow_absolute)
-        self._children = Children(reader, program)
+        # Links and absolute paths may lead anywhere; without them, nothing outside the root is ever to be read.
+        roots = () if allow_symlinks or allow_absolute else (self._door.root,)
+        self._children = Children(reader, program, roots)
 
     @property
     def rules(self) -> list[Any]:
@@ -113,17 +116,19 @@ class Media:
             if kind is not None:
                 raise KINDS[kind](key, NOT_AGAIN)
 
-    def has_no_network(self) -> bool:
-        """Whether its decoding processes are cut off from the network; starts one."""
+    def confined(self) -> Confined:
+        """What its decoding processes have given up; starts one."""
         with self._children.one() as child:
-            return child.has_no_network
+            return child.confined
 
     def told(self) -> str:
         """One line on it. Starts a decoding process, where there are any: a run that can have none learns it first."""
         if self.isolate == "inline":
             return f"{self.root}, decoded in the data workers: for files that you trust"
-        network = "without network" if self.has_no_network() else "the network in reach (see vista-train doctor)"
-        return f"{self.root}, decoded apart by {self.reader}, {network}"
+        confined = self.confined()
+        reach = [name for name, gone in (("network", confined.no_network), ("files", confined.no_files)) if not gone]
+        told = f"with {' and other '.join(reach)} in reach (see vista-train doctor)" if reach else "out of all reach"
+        return f"{self.root}, decoded apart by {self.reader}, {told}"
 
     def close(self) -> None:
         """End its decoding processes; they are started again when they are needed."""

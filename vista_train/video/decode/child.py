@@ -1,17 +1,16 @@
 """A process that does nothing but decode, for a parent that may kill it: requests come and go as JSON, pictures lie in
 memory that both share.
 
-It has no network where that can be arranged, may write no file, and is the first that the system kills for memory.
+It has given up what it does not need (confine.py), and is the first that the system kills for memory.
 Before each request it limits its own address space, its CPU seconds and its time, and leaves those to the kernel.
 """
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import json
 import math
 import mmap
+import os
 import resource
 import signal
 import socket
@@ -27,16 +26,15 @@ import numpy as np
 
 from vista_train.video.decode import READERS, check_reader, inspect, probe, read
 from vista_train.video.decode.base import MediaError, MediaTooLarge, Wanted
+from vista_train.video.decode.confine import confine
 from vista_train.video.decode.door import Door
 from vista_train.video.decode.limits import Limits
 
-CLONE_NEWUSER, CLONE_NEWNET = 0x10000000, 0x40000000
-PR_SET_NO_NEW_PRIVS = 38
-MAX_FILES = 256
 GRACE_SECONDS = 5.0
 """A parent kills at the deadline; should it be gone, the kernel does so this much later."""
 MAX_MESSAGE = 64 << 20
 LENGTH = struct.Struct("<I")
+SYSTEM_CODE = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64")
 
 
 def send(control: socket.socket, message: dict[str, Any]) -> None:
@@ -82,36 +80,13 @@ def _exactly(control: socket.socket, size: int, until: float | None) -> bytes | 
     return bytes(parts)
 
 
-def without_network() -> bool:
-    """Move this process into a network namespace of its own, which has nothing in it; False where none is allowed."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    return any(libc.unshare(flags) == 0 for flags in (CLONE_NEWNET, CLONE_NEWUSER | CLONE_NEWNET))
-
-
-def confine() -> bool:
-    """Give up what decoding does not need; whether the network is among it."""
-    alone = without_network()
-    ctypes.CDLL(None).prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    # Some containers hold it fast.
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000")
-    for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, MAX_FILES)):
-        hard = resource.getrlimit(what)[1]
-        most = most if hard == resource.RLIM_INFINITY else min(most, hard)
-        resource.setrlimit(what, (most, most))
-    return alone
-
-
-def resident_bytes() -> int:
-    """Memory that this process holds."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
-
-
 class Budget:
     """What a request may use up. The kernel watches over it, whatever the decoder does meanwhile."""
 
     def __init__(self) -> None:
-        self._address_bytes = int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
+        # Held open: later on this process may open no more but media.
+        self._memory = os.open("/proc/self/statm", os.O_RDONLY)
+        self._address_bytes = self._pages()[0] * mmap.PAGESIZE
         for number in (signal.SIGALRM, signal.SIGXCPU):
             signal.signal(number, signal.SIG_DFL)
 
@@ -126,6 +101,13 @@ class Budget:
         """Until the next request nothing runs out."""
         signal.setitimer(signal.ITIMER_REAL, 0)
         _lower(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
+
+    def resident_bytes(self) -> int:
+        """Memory that this process holds."""
+        return self._pages()[1] * mmap.PAGESIZE
+
+    def _pages(self) -> list[int]:
+        return [int(number) for number in os.pread(self._memory, 256, 0).split()]
 
 
 def _lower(what: int, most: int) -> None:
@@ -197,23 +179,35 @@ def _tell_last(control: socket.socket) -> Callable[..., None]:
     return tell
 
 
+def _code() -> list[str]:
+    """Where the libraries that are loaded lie."""
+    loaded = [vars(module).get("__file__") or "" for name, module in sys.modules.items() if "." not in name]
+    packages = {os.path.dirname(os.path.dirname(file)) for file in loaded if "-packages" in file}
+    return [sys.prefix, sys.base_prefix, *SYSTEM_CODE, *sorted(packages)]
+
+
 def main() -> None:
-    """Serve whoever holds the other end of socket `argv[1]`, with memory `argv[2]`, until it is closed."""
+    """Serve whoever holds the other end of socket `argv[1]`, with memory `argv[2]`, until it is closed.
+
+    `argv[3]` is the reader; `argv[4:]` are the only folders that it may read from then on, if there are any.
+    """
     control, pictures = socket.socket(fileno=int(sys.argv[1])), Pictures(int(sys.argv[2]))
     sys.excepthook = _tell_last(control)
-    reader = sys.argv[3]
+    reader, roots = sys.argv[3], sys.argv[4:]
     # What it needs is loaded before it is confined: what it is then short of is the file's doing.
     check_reader(reader)
     check_reader(next(iter(READERS)))
     import vista_train.video.decode.header  # noqa: F401
 
-    alone, budget = confine(), Budget()
-    send(control, {"ready": True, "no_network": alone, "resident": resident_bytes()})
+    budget = Budget()
+    # Libraries load parts of themselves when they first need them.
+    confined = confine([*roots, *_code()] if roots else None)
+    send(control, {"ready": True, **vars(confined), "resident": budget.resident_bytes()})
     while (request := receive(control)) is not None:
         budget.arm(request["seconds"], request["memory_bytes"])
         reply = answer(request, pictures)
         budget.disarm()
-        send(control, reply | {"resident": resident_bytes()})
+        send(control, reply | {"resident": budget.resident_bytes()})
 
 
 if __name__ == "__main__":
