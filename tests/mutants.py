@@ -61,6 +61,9 @@ def run(mutant: Mutant | None, test: str) -> tuple[bool, str]:
         )
     summary = [line for line in done.stdout.splitlines() if re.search(r"\d+ (passed|failed|error|skipped)", line)]
     last = summary[-1].strip("= ") if summary else f"pytest ended with {done.returncode}"
+    if done.returncode < 0:
+        # It took the test's own process with it.
+        return False, f"killed by signal {-done.returncode}"
     if done.returncode not in (0, 1):
         return True, f"not run: {last}"
     return done.returncode == 0, last

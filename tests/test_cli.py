@@ -52,10 +52,24 @@ def test_some_losses_alone_and_as_json(run: Path, capsys: pytest.CaptureFixture[
 
 
 def test_no_losses_and_no_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (tmp_path, tmp_path / "nowhere"):
+        assert main(["ledger", str(folder)]) == 2
+        assert "there is no run here" in capsys.readouterr().err
+    (tmp_path / ".lock").touch()
     assert main(["ledger", str(tmp_path)]) == 0
     assert capsys.readouterr().out == "nothing was lost\n"
-    assert main(["ledger", str(tmp_path / "nowhere")]) == 2
-    assert "there is no such run" in capsys.readouterr().err
+    assert main(["ledger", str(tmp_path), "--json"]) == 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("text", ['{"video": "a.mp4", "caption": "A dog."}\n', "[]\n", b"\xa0\xff\n"])
+def test_what_is_no_ledger_is_said_to_be_none(
+    tmp_path: Path, text: str | bytes, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "other.jsonl"
+    file.write_bytes(text if isinstance(text, bytes) else text.encode())
+    assert main(["ledger", str(file)]) == 2
+    assert capsys.readouterr().err == f"vista_train: {file}:1: this is no line of a ledger\n"
 
 
 def test_the_ledger_keeps_no_secrets(tmp_path: Path) -> None:

@@ -176,6 +176,27 @@ def test_too_many_losses_stop_the_run_in_one_sentence(damaged):
     assert published(place.output) == []
 
 
+def test_a_run_that_lost_its_disk_stops_and_goes_on_when_it_is_back(place, capsys):
+    """What it lost meanwhile is tried again: the checkpoint knows nothing of it."""
+    place.change(train={"workers": 0, "steps": 2, "save_every": 1, "max_consecutive_failures": 6})
+    assert train.main([str(place.recipe)]) == 0
+    away = place.root.with_name("away")
+    place.root.rename(away)
+    place.root.mkdir()
+    shutil.copy(away / "clips.jsonl", place.root / "clips.jsonl")
+    os.utime(place.root / "clips.jsonl", ns=(0, (away / "clips.jsonl").stat().st_mtime_ns))
+    place.change(train={"steps": 6, "save_every": 10})
+    assert train.main([str(place.recipe)]) == 2
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "samples in a row were lost, and train.max_consecutive_failures is 6; is data.root still there?" in said
+    assert {failure.kind for failure in ledger.read(place.output / "ledger.jsonl")} == {"MediaMissing"}
+    shutil.rmtree(place.root)
+    away.rename(place.root)
+    assert train.main([str(place.recipe)]) == 0
+    assert ledger.read(place.output / "ledger.jsonl") == []
+    assert published(place.output)[-1].name == "step-000006"
+
+
 def test_a_wrong_recipe_is_one_line_and_nothing_else(place):
     place.change(train={"stepz": 3})
     refused_run = launch(place.recipe)

@@ -69,17 +69,17 @@ def _describe_ledger(showing: argparse.ArgumentParser) -> None:
 
 def _ledger(arguments: argparse.Namespace) -> int:
     path = arguments.run / ledger.NAME if arguments.run.is_dir() else arguments.run
-    # A run that has lost nothing has no ledger; it has a log, or is young.
-    if not path.exists() and not arguments.run.is_dir():
-        raise ValueError(f"{arguments.run}: there is no such run; name its output folder")
+    # A run that has lost nothing has no ledger, but a lock from its first moment on.
+    if not path.exists() and not (arguments.run / ".lock").exists():
+        raise ValueError(f"{arguments.run}: there is no run here; name the output folder of one")
     losses = ledger.read(path)
     if arguments.reason:
         losses = [loss for loss in losses if loss.kind == arguments.reason]
     if arguments.source:
         losses = [loss for loss in losses if loss.source == arguments.source]
     if arguments.json:
-        losses_told = [json.dumps({"kind": loss.kind, **dataclasses.asdict(loss)}) for loss in losses]
-        print("\n".join(losses_told))
+        for loss in losses:
+            print(json.dumps({"kind": loss.kind, **dataclasses.asdict(loss)}))
     else:
         print(ledger.table(losses))
     return 0

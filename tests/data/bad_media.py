@@ -156,10 +156,10 @@ def broken(outcomes: Sequence[Outcome], clean: Outcome, harm: dict[str, str], fo
             yield f"{name}: the ledger is not what was lost"
         tried = [failure.key for failure in outcome.costly]
         # Workers that are at one file in the same moment both wait for it.
-        if len(tried) > len(COSTLY) + 2 * outcome.workers:
+        if len(tried) > len(COSTLY) + 1 + 2 * outcome.workers:
             yield f"{name}: {len(tried)} processes were lost to {len(COSTLY)} files"
         allowed = MOST_SLOWER * clean.seconds + len(tried) * DEADLINE_SECONDS / max(1, outcome.workers)
-        if outcome.workers <= 1 and outcome.seconds > allowed:
+        if outcome.seconds > allowed:
             yield f"{name}: {outcome.seconds:.1f} s, more than {allowed:.1f} s"
 
 

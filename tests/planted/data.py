@@ -6,6 +6,13 @@ from planted import Mutant
 
 MUTANTS = (
     Mutant(
+        "losses_that_ended_a_run_end_the_next",
+        "vista_train/data/ledger.py",
+        "    if given_up(path).exists():\n",
+        "    if False:\n",
+        "tests/test_failures.py::test_a_run_that_lost_its_disk_stops_and_goes_on_when_it_is_back",
+    ),
+    Mutant(
         "video_swapped_under_its_question",
         "vista_train/data/dataset.py",
         "return self._encode(composed, position, attempt, tuple(failures))",

@@ -9,8 +9,8 @@ MUTANTS = (
     Mutant(
         "a_deadline_that_is_not_kept",
         "vista_train/video/isolate.py",
-        "            reply = self._receive(seconds)\n",
-        "            reply = self._receive(100 * seconds)\n",
+        "        patience = decoding.Patience(seconds)\n",
+        "        patience = decoding.Patience(100 * seconds)\n",
         ISOLATE + "test_whatever_a_file_does_is_one_error_and_the_next_file_is_decoded[hang]",
     ),
     Mutant(
@@ -23,9 +23,23 @@ MUTANTS = (
     Mutant(
         "a_dead_process_is_asked_again",
         "vista_train/video/isolate.py",
-        "            if child.is_alive and not child.is_worn:\n",
-        "            if not child.is_worn:\n",
-        ISOLATE + "test_whatever_a_file_does_is_one_error_and_the_next_file_is_decoded[abort]",
+        "                elif child.is_fit:\n",
+        "                elif True:\n",
+        ISOLATE + "test_a_process_killed_while_it_had_nothing_to_do_costs_no_file",
+    ),
+    Mutant(
+        "an_answer_for_who_asks_next",
+        "vista_train/video/isolate.py",
+        "return self._end.alive and not self._is_asked and",
+        "return self._end.alive and",
+        ISOLATE + "test_who_is_broken_off_leaves_no_answer_to_the_next",
+    ),
+    Mutant(
+        "a_picture_that_never_came",
+        "vista_train/video/decode/__init__.py",
+        "    if missing:\n",
+        "    if False:\n",
+        ISOLATE + "test_a_reader_that_gives_too_few_pictures_shows_none",
     ),
     Mutant(
         "pictures_of_another_time",
@@ -49,13 +63,6 @@ MUTANTS = (
         ISOLATE + "test_signals_to_the_run_do_not_end_a_decoder",
     ),
     Mutant(
-        "a_fork_asks_its_parents_decoder",
-        "vista_train/video/isolate.py",
-        "        if self._owner != os.getpid():\n",
-        "        if False:\n",
-        ISOLATE + "test_a_fork_leaves_its_parents_processes_alone",
-    ),
-    Mutant(
         "torch_in_every_decoder",
         "vista_train/video/composition.py",
         "if TYPE_CHECKING:\n",
@@ -65,8 +72,8 @@ MUTANTS = (
     Mutant(
         "what_hung_is_tried_again",
         "vista_train/video/media.py",
-        "            if type(error).__name__ in COSTLY:\n",
-        "            if False:\n",
+        "                self.quarantine.add(key, kind, self.position)\n",
+        "                pass\n",
         "tests/data/test_bad_media.py",
     ),
     Mutant(
@@ -137,14 +144,14 @@ MUTANTS = (
         "vista_train/video/decode/pyav.py",
         '        "format_whitelist": ",".join(limits.containers),\n',
         "",
-        "tests/attacks/test_playlists.py",
+        "tests/media/test_kinds.py",
     ),
     Mutant(
         "any_decoder",
         "vista_train/video/decode/pyav.py",
-        '        "codec_whitelist": ",".join(CODECS),\n    }',
-        "    }",
-        "tests/attacks",
+        '    *("prores", ',
+        '    *("magicyuv", "ffv1", "huffyuv", "png", "prores", ',
+        "tests/attacks/test_playlists.py",
     ),
     Mutant(
         "frames_without_end",
@@ -163,13 +170,27 @@ MUTANTS = (
     Mutant(
         "memory_that_a_decoder_can_take_back",
         "vista_train/video/isolate.py",
-        "        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)\n",
+        "        fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)\n",
         "",
         "tests/attacks/test_children.py",
     ),
     Mutant(
+        "a_decoder_reads_what_it_likes",
+        "vista_train/video/decode/confine.py",
+        "no_files = roots is not None and _only_files_under(libc, roots)",
+        "no_files = True",
+        "tests/attacks/test_children.py::test_a_process_reads_no_file_outside_the_root",
+    ),
+    Mutant(
+        "answers_are_believed",
+        "vista_train/video/isolate.py",
+        "        if reply is None or not _is_answer(reply):\n",
+        "        if reply is None:\n",
+        "tests/attacks/test_children.py",
+    ),
+    Mutant(
         "a_decoder_may_write_files",
-        "vista_train/video/decode/child.py",
+        "vista_train/video/decode/confine.py",
         "(resource.RLIMIT_FSIZE, 0), ",
         "",
         ISOLATE + "test_a_decoder_has_nothing_that_is_secret",

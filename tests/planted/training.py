@@ -76,8 +76,8 @@ MUTANTS = (
     Mutant(
         "schedule_restarts_on_resume",
         "vista_train/training/loop.py",
-        "        self.step_number = state.step\n        self.failures",
-        "        self.step_number = state.step\n        self.num_steps -= state.step\n        self.failures",
+        "        self.step_number = state.step\n        self.tolerance",
+        "        self.step_number = state.step\n        self.num_steps -= state.step\n        self.tolerance",
         "tests/training/test_checkpoint.py::test_resumed_equals_uninterrupted_bit_by_bit",
     ),
     Mutant(

@@ -86,7 +86,7 @@ def test_a_file_that_failed_often_is_refused_from_some_steps_later_on(resumed: b
 def test_a_file_that_has_cost_a_process_is_refused_at_once(kind: str) -> None:
     quarantine = Quarantine()
     Tolerance(settings(), quarantine).enter(7, [lost(28, "hangs.mp4", kind)])
-    assert quarantine.kind("hangs.mp4", 0) == kind
+    assert [quarantine.kind("hangs.mp4", position) for position in (27, 28, 29)] == [None, kind, kind]
 
 
 def test_no_rows_are_made_beyond_where_the_quarantine_begins() -> None:

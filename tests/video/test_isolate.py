@@ -21,7 +21,17 @@ import numpy as np
 import psutil
 import pytest
 
-from vista_train.video.decode import Limits, MediaCrashed, MediaError, MediaTimeout, MediaTooLarge, Wanted
+from tests.video.stub_child import Harmful
+from vista_train.video import decode
+from vista_train.video.decode import (
+    Limits,
+    MediaCrashed,
+    MediaError,
+    MediaTimeout,
+    MediaTooLarge,
+    MediaUnreadable,
+    Wanted,
+)
 from vista_train.video.isolate import PROGRAM, IsolationError
 from vista_train.video.media import NOT_AGAIN, Media
 
@@ -46,12 +56,17 @@ FATES = {
 def harmful(world: Path, tmp_path: Path) -> Iterator[Media]:
     """The first clip of the world, under its own name and one for each harm."""
     (tmp_path / "source_000").mkdir()
-    for name in (GOOD, *(f"{harm}_{number}.mp4" for harm in FATES for number in (0, 1))):
+    for name in (GOOD, *(f"{harm}_{number}.mp4" for harm in (*FATES, "slow", "few") for number in (0, 1))):
         shutil.copy(world / GOOD, tmp_path / name)
     media = Media(tmp_path, limits=Limits(deadline_seconds=0.4), program=STUB)
     # A loaded machine may need longer than that deadline for a good file.
     yield media
     media.close()
+
+
+@pytest.fixture(autouse=True)
+def _no_process_of_another_test() -> None:
+    gc.collect()
 
 
 def pictures(media: Media, key: str = GOOD) -> list[np.ndarray]:
@@ -62,7 +77,8 @@ def pictures(media: Media, key: str = GOOD) -> list[np.ndarray]:
 
 def child_pids(of: int) -> list[int]:
     """The decoding processes that process `of` has."""
-    return [child.pid for child in psutil.Process(of).children() if PROGRAM[1] in child.cmdline()]
+    alive = [child for child in psutil.Process(of).children() if child.status() != psutil.STATUS_ZOMBIE]
+    return [child.pid for child in alive if {PROGRAM[1], STUB[1]} & set(child.cmdline())]
 
 
 def test_pictures_and_headers_are_those_of_this_process(world: Path) -> None:
@@ -140,6 +156,91 @@ def test_threads_have_a_process_each(world: Path) -> None:
     with ThreadPoolExecutor(3) as threads:
         assert all(threads.map(decode, range(3)))
     assert 1 <= len(child_pids(os.getpid())) <= 3
+
+
+def test_who_is_broken_off_leaves_no_answer_to_the_next(harmful: Media) -> None:
+    """A Ctrl-C while a file is decoded: its pictures must not be taken for those of the file after it."""
+    expected = pictures(harmful)
+
+    def break_off(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, break_off)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.3)
+        with pytest.raises(KeyboardInterrupt):
+            list(harmful.pictures("slow_0.mp4", [Wanted(Fraction(3), 64, 48)], predicted_seconds=2.0))
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    time.sleep(0.8)
+    assert all(np.array_equal(*pair) for pair in zip(pictures(harmful), expected, strict=True))
+
+
+@pytest.mark.parametrize("isolate", ["process", "inline"])
+def test_a_reader_that_gives_too_few_pictures_shows_none(
+    harmful: Media, isolate: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In its place would be what was shown before."""
+    pictures(harmful)
+    media = harmful
+    if isolate == "inline":
+        media = Media(harmful.root, isolate="inline")
+        monkeypatch.setattr(decode, "check_reader", lambda name: Harmful())
+    with pytest.raises(MediaUnreadable, match="a wanted frame is missing"):
+        list(media.pictures("few_0.mp4", WANTED))
+
+
+def test_a_process_killed_while_it_had_nothing_to_do_costs_no_file(world: Path) -> None:
+    media = Media(world)
+    expected = pictures(media)
+    (first,) = child_pids(os.getpid())
+    os.kill(first, signal.SIGKILL)
+    psutil.Process(first).wait(10)
+    assert all(np.array_equal(*pair) for pair in zip(pictures(media), expected, strict=True))
+
+
+def test_who_is_killed_from_outside_is_forgiven_once(harmful: Media) -> None:
+    """The machine may have been short of memory."""
+    for number in range(3):
+        harmful.refuse([GOOD, "killed_0.mp4"] if number < 2 else [GOOD])
+        with pytest.raises(MediaCrashed, match="SIGKILL"):
+            list(harmful.pictures("killed_0.mp4", WANTED))
+    with pytest.raises(MediaCrashed, match=NOT_AGAIN):
+        harmful.refuse(["killed_0.mp4"])
+
+
+def test_time_in_which_all_were_stopped_does_not_count(world: Path, tmp_path: Path) -> None:
+    """A scheduler that suspends a job, or a Ctrl-Z, for longer than the deadline."""
+    shutil.copy(world / GOOD, tmp_path / "slow_0.mp4")
+    code = (
+        "import sys; from tests.video.test_isolate import *\n"
+        "media = Media(sys.argv[1], limits=Limits(deadline_seconds=2.0), program=STUB); media.probe('slow_0.mp4')\n"
+        "print(*child_pids(os.getpid()), flush=True); print(len(list(media.pictures('slow_0.mp4', WANTED))))"
+    )
+    parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    time.sleep(0.2)
+    for number, seconds in ((signal.SIGSTOP, 5.0), (signal.SIGCONT, 0.0)):
+        for pid in (child, parent.pid):
+            os.kill(pid, number)
+        time.sleep(seconds)
+    assert parent.communicate(timeout=60)[0] == f"{len(WANTED)}\n"
+
+
+def test_what_reading_a_large_file_takes_is_added_to_its_deadline(harmful: Media) -> None:
+    """Half a minute to decode would be too long; that a file of 20 MB is read twice adds two seconds."""
+    with (harmful.root / "slow_0.mp4").open("ab") as file:
+        file.truncate(20_000_000)
+    for name, seconds in (("slow_1.mp4", 0.4), ("slow_0.mp4", 2.4)):
+        media = Media(harmful.root, limits=Limits(deadline_seconds=0.4), program=STUB)
+        if seconds < 0.6:
+            with pytest.raises(MediaTimeout):
+                list(media.pictures(name, WANTED))
+        else:
+            assert len(list(media.pictures(name, WANTED))) == len(WANTED)
+        media.close()
 
 
 def test_signals_to_the_run_do_not_end_a_decoder(world: Path) -> None:

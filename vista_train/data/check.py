@@ -90,6 +90,8 @@ def check_manifest(
         raise ValueError(f"workers is {workers}; at least one must look into the files")
     if not media.root.is_dir():
         raise ValueError(f"root {media.root} is not a folder; it must be the one that the manifest's paths start from")
+    if not path.is_file():
+        raise ValueError(f"manifest {path} is not a file")
     clean, report = outputs(path, out, shard)
     journal_path = clean.with_name(f"{clean.name}.journal")
     looked = Looked()

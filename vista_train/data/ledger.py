@@ -32,11 +32,13 @@ def read(path: Path) -> list[Failure]:
     if not path.exists():
         return []
     failures = []
-    for line in path.read_text(encoding="utf-8").splitlines():
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
         try:
             failures.append(Failure(**json.loads(line)))
         except json.JSONDecodeError:
             continue
+        except (TypeError, UnicodeDecodeError):
+            raise ValueError(f"{path}:{number}: this is no line of a ledger") from None
     return failures
 
 
@@ -83,9 +85,23 @@ def pending(path: Path) -> Path:
     return path.with_suffix(".pending.jsonl")
 
 
+def give_up(path: Path, failures: Iterable[Failure]) -> None:
+    """Enter the losses that ended a run, and let the next one try all anew that its checkpoint does not have: what was
+    wrong, a disk that was not there, say, will have been mended."""
+    append(path, failures)
+    given_up(path).touch()
+
+
+def given_up(path: Path) -> Path:
+    """What is there where a run ended for its losses; beside the ledger at `path`."""
+    return path.with_suffix(".given_up")
+
+
 def known(path: Path, next_position: int) -> list[Failure]:
     """Every loss from `next_position` on that this ledger, or the ones before it, have seen: what a resumed run
     must replay, however often it is resumed."""
+    if given_up(path).exists():
+        return []
     found = [*read(path), *read(pending(path))]
     return list(dict.fromkeys(failure for failure in found if failure.position >= next_position))
 
@@ -96,6 +112,7 @@ def rewind(path: Path, next_position: int) -> None:
     later = known(path, next_position) if next_position else []
     _rewrite(pending(path), later)
     _rewrite(path, [failure for failure in read(path) if failure.position < next_position])
+    given_up(path).unlink(missing_ok=True)
 
 
 def _rewrite(path: Path, failures: list[Failure]) -> None:

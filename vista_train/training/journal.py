@@ -43,8 +43,8 @@ class Journal:
         scratch.replace(self.log)
 
     def lose(self, failures: Sequence[Failure]) -> None:
-        """Enter losses of a step that will not be taken."""
-        ledger.append(self.ledger, failures)
+        """Enter losses of a step that will not be taken, as there are too many."""
+        ledger.give_up(self.ledger, failures)
 
     def record(self, meters: StepMeters, failures: Sequence[Failure], num_failed: int) -> None:
         """Enter what was lost and what was measured, now that the step is complete."""

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from vista_train.training.settings import QUARANTINE_STEPS, LoopSettings
 from vista_train.types import Failure
-from vista_train.video.quarantine import COSTLY, Quarantine
+from vista_train.video.quarantine import Quarantine, is_costly
 
 MIN_SAMPLES_JUDGED = 100
 """The share of lost samples is taken of at least so many, so that one early loss does not stop a run."""
@@ -77,7 +77,7 @@ class Tolerance:
         later = (step + QUARANTINE_STEPS) * self.settings.budget.batch_samples
         for failure in failures:
             self._by_file[failure.key] += 1
-            if failure.kind in COSTLY:
-                self.quarantine.add(failure.key, failure.kind)
+            if is_costly(failure.kind, failure.reason):
+                self.quarantine.add(failure.key, failure.kind, failure.position)
             elif self._by_file[failure.key] >= self.settings.quarantine_after:
                 self.quarantine.add(failure.key, failure.kind, later)

@@ -23,6 +23,7 @@ from vista_train.redact import phrase
 from vista_train.video.decode import child as decoding
 from vista_train.video.decode.base import KINDS, MediaCrashed, MediaError, MediaTimeout, Wanted
 from vista_train.video.decode.confine import Confined
+from vista_train.video.decode.limits import BYTES_PER_SECOND
 
 PROGRAM = ("-m", decoding.__name__)
 KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
@@ -56,9 +57,10 @@ class Child:
             self._process = _started(
                 [*program, str(theirs.fileno()), str(self._memory), reader, *roots], theirs, self._memory
             )
-        self._end = weakref.finalize(self, _end, os.getpid(), self._process, ours, self._memory)
-        self.num_requests = 0
-        ready = self._receive(START_SECONDS)
+        self.owner = os.getpid()
+        self._end = weakref.finalize(self, _end, self.owner, self._process, ours, self._memory)
+        self.num_requests, self._is_asked = 0, False
+        ready = self._receive(decoding.Patience(START_SECONDS))
         if not ready or not ready.get("ready"):
             self.stop()
             raise IsolationError(f"the decoding process does not start ({_told(ready, self._process.returncode)})")
@@ -73,18 +75,26 @@ class Child:
         return grown or self.num_requests >= MAX_REQUESTS
 
     @property
-    def is_alive(self) -> bool:
-        return self._end.alive
+    def is_fit(self) -> bool:
+        """Whether it can be asked again: it lives, and owes no answer that would be taken for the next one's."""
+        return self._end.alive and not self._is_asked and self._process.poll() is None
 
     def ask(self, key: str, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Its answer within `seconds`; `MediaError` if the file is bad, or if this has killed it."""
         self.num_requests += 1
+        self._is_asked = True
         told = {**request, "key": key, "seconds": seconds}
         told["memory_bytes"] += 2 * self._size
+        patience = decoding.Patience(seconds)
         try:
             self._control.settimeout(seconds)
             decoding.send(self._control, told)
-            reply = self._receive(seconds)
+            reply = self._receive(patience)
+            if reply is not None and type(reply.get("bytes")) is int:
+                # What it takes to read so much comes on top, as often as this request reads it.
+                extra = told["passes"] * max(0, reply["bytes"]) / BYTES_PER_SECOND
+                patience.left += min(extra, max(0.0, told["limits"]["max_deadline_seconds"] - seconds))
+                reply = self._receive(patience)
         except TimeoutError:
             self.stop()
             raise MediaTimeout(key, f"not decoded within {seconds:g} s") from None
@@ -93,6 +103,7 @@ class Child:
         if reply is None or not _is_answer(reply):
             self.stop()
             raise _death(key, reply, self._process.returncode, seconds)
+        self._is_asked = False
         self._resident = reply["resident"]
         if "failed" in reply:
             raise KINDS[reply["failed"]](key, phrase(reply["reason"]))
@@ -122,9 +133,9 @@ class Child:
         self._control.close()
         os.close(self._memory)
 
-    def _receive(self, seconds: float) -> dict[str, Any] | None:
-        """Its next message; None when it is gone. `TimeoutError` after `seconds`."""
-        return decoding.receive(self._control, MAX_ANSWER_BYTES, time.monotonic() + seconds)
+    def _receive(self, patience: decoding.Patience) -> dict[str, Any] | None:
+        """Its next message; None when it is gone. `TimeoutError` when patience ends."""
+        return decoding.receive(self._control, MAX_ANSWER_BYTES, patience)
 
 
 class Children:
@@ -136,7 +147,6 @@ class Children:
     def __init__(self, reader: str, program: Sequence[str] = PROGRAM, roots: Sequence[str] = ()) -> None:
         self.reader, self.program, self.roots = reader, tuple(program), tuple(roots)
         self._idle: deque[Child] = deque()
-        self._owner = os.getpid()
 
     def __getstate__(self) -> dict[str, Any]:
         return {"reader": self.reader, "program": self.program, "roots": self.roots}
@@ -151,7 +161,7 @@ class Children:
         try:
             yield child
         finally:
-            if child.is_alive and not child.is_worn:
+            if child.is_fit and not child.is_worn:
                 self._idle.append(child)
             else:
                 child.stop()
@@ -162,12 +172,17 @@ class Children:
             self._idle.popleft().stop()
 
     def _take(self) -> Child:
-        if self._owner != os.getpid():
-            for child in self._idle:
-                child.disown()
-            self._idle, self._owner = deque(), os.getpid()
         with suppress(IndexError):
-            return self._idle.pop()
+            while True:
+                child = self._idle.pop()
+                if child.owner != os.getpid():
+                    # This process was forked from the one that asks it.
+                    child.disown()
+                elif child.is_fit:
+                    return child
+                else:
+                    # Killed while it had nothing to do, for its memory perhaps.
+                    child.stop()
         for attempt in range(NUM_STARTS):
             try:
                 return Child(self.reader, self.program, self.roots)
@@ -227,7 +242,7 @@ def _is_answer(reply: Mapping[str, Any]) -> bool:
 
 
 def _death(key: str, reply: Mapping[str, Any] | None, code: int, seconds: float) -> MediaError:
-    if not reply and code in (-signal.SIGALRM, -signal.SIGXCPU):
+    if not reply and code == -signal.SIGXCPU:
         return MediaTimeout(key, f"not decoded within {seconds:g} s")
     return MediaCrashed(key, f"the process that decoded it died ({_told(reply, code)})")
 

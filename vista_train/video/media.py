@@ -21,7 +21,7 @@ from vista_train.video.decode.confine import Confined
 from vista_train.video.decode.door import Door
 from vista_train.video.decode.limits import Limits
 from vista_train.video.isolate import PROGRAM, Children
-from vista_train.video.quarantine import COSTLY, Quarantine
+from vista_train.video.quarantine import COSTLY, Quarantine, is_costly
 
 ISOLATION = ("process", "inline")
 MAX_NUMBER = 1 << 62
@@ -54,6 +54,7 @@ class Media:
             raise ValueError(f"data.reader: {error}") from error
         self.root, self.reader, self.isolate, self.limits = Path(root), reader, isolate, limits
         self.quarantine, self.position = Quarantine(), 0
+        self._killed: set[str] = set()
         self.allow_absolute = allow_absolute
         self._door = Door(os.path.abspath(root), allow_symlinks, allow_absolute)
         # Links and absolute paths may lead anywhere; without them, nothing outside the root is ever to be read.
@@ -141,6 +142,8 @@ class Media:
             "reader": self.reader,
             "limits": dataclasses.asdict(self.limits),
             "memory_bytes": self.limits.max_memory_mib << 20,
+            # The packets alone, then the frames; to inspect a file, its header before and three frames after.
+            "passes": 2 if op == "read" else 4,
         }
 
     def _facts(self, op: str, key: str) -> dict[str, Any]:
@@ -160,8 +163,12 @@ class Media:
         try:
             yield
         except MediaError as error:
-            if type(error).__name__ in COSTLY:
-                self.quarantine.add(key, type(error).__name__)
+            kind = type(error).__name__
+            # Who is killed twice over one file is killed for it.
+            if is_costly(kind, error.reason) or (kind in COSTLY and key in self._killed):
+                self.quarantine.add(key, kind, self.position)
+            elif kind in COSTLY:
+                self._killed.add(key)
             raise type(error)(key, phrase(error.reason)) from None
 
 

@@ -14,6 +14,8 @@ PROBES = 32
 NAMES = tuple(KINDS)
 COSTLY = ("MediaTimeout", "MediaCrashed")
 """Failures that have cost a process, and maybe were an attack: one is enough."""
+NOBODYS_FAULT = ("(SIGKILL)", "(SIGALRM)")
+"""How reasons end where a process was killed from outside: for the machine's memory, or after it was stopped."""
 
 
 class Quarantine:
@@ -55,6 +57,11 @@ class Quarantine:
             if table_S2[slot, 0] in (0, wanted):
                 return slot
         return None
+
+
+def is_costly(kind: str, reason: str) -> bool:
+    """Whether a failure of this kind is enough to refuse a file from then on."""
+    return kind in COSTLY and not reason.endswith(NOBODYS_FAULT)
 
 
 def _hash(key: str) -> int:

@@ -142,7 +142,8 @@ def _pictures(path: str, wanted: list[Request], media: Media) -> Iterator[tuple[
             yield request, _from_memory(request, width, height)
         return
     asked = [Wanted(request.time, width, height) for request, width, height in pixels]
-    predicted = predicted_seconds(asked, clip.width, clip.height, clip.fps)
+    can_seek = not path.lower().endswith(".avi")
+    predicted = predicted_seconds(asked, clip.width, clip.height, clip.fps, can_seek)
     for index, picture_HWC in media.pictures(path, asked, predicted):
         yield wanted[index], picture_HWC
 

@@ -109,4 +109,10 @@ def _pictures(reader: Reader, path: Path, wanted: Sequence[Wanted], limits: Limi
         from vista_train.video.decode.header import admit
 
         admit(path, limits)
-    yield from reader.pictures(path, wanted, limits)
+    missing = set(range(len(wanted)))
+    for which, picture_HWC in reader.pictures(path, wanted, limits):
+        missing.discard(which)
+        yield which, picture_HWC
+    if missing:
+        # Its place may still hold what was shown before.
+        raise MediaUnreadable(path, "cannot be decoded: a wanted frame is missing")

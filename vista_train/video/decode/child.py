@@ -12,6 +12,7 @@ import math
 import mmap
 import os
 import resource
+import select
 import signal
 import socket
 import struct
@@ -31,7 +32,11 @@ from vista_train.video.decode.door import Door
 from vista_train.video.decode.limits import Limits
 
 GRACE_SECONDS = 5.0
-"""A parent kills at the deadline; should it be gone, the kernel does so this much later."""
+"""A parent kills at the deadline; of CPU time a process has this much more, and then the kernel does."""
+ORPHAN_SECONDS = 600.0
+"""Should the parent be gone while a file hangs, the kernel kills so much later; time when all are stopped counts."""
+SLICE_SECONDS = 1.0
+"""How long is waited at once. Who took much longer was stopped meanwhile, and that time does not count."""
 MAX_MESSAGE = 64 << 20
 LENGTH = struct.Struct("<I")
 SYSTEM_CODE = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64")
@@ -43,16 +48,36 @@ def send(control: socket.socket, message: dict[str, Any]) -> None:
     control.sendall(LENGTH.pack(len(text)) + text)
 
 
-def receive(control: socket.socket, most: int = MAX_MESSAGE, until: float | None = None) -> dict[str, Any] | None:
+class Patience:
+    """Seconds that may be waited in all, for whatever comes; those in which this process was stopped do not count."""
+
+    def __init__(self, seconds: float) -> None:
+        self.left = seconds
+
+    def wait(self, control: socket.socket) -> None:
+        """Return when something can be read; `TimeoutError` when there is no time left."""
+        poll = select.poll()
+        poll.register(control, select.POLLIN)
+        while True:
+            since, asked = time.monotonic(), min(max(self.left, 0.0), SLICE_SECONDS)
+            is_there = poll.poll(1000 * asked)
+            self.left -= min(time.monotonic() - since, 2 * SLICE_SECONDS)
+            if is_there:
+                return
+            if self.left <= 0:
+                raise TimeoutError
+
+
+def receive(control: socket.socket, most: int = MAX_MESSAGE, patience: Patience | None = None) -> dict[str, Any] | None:
     """The next JSON message; None when the other end is closed. `ValueError` for anything else, `TimeoutError` where it
-    has not come whole by `until` on the monotonic clock."""
-    head = _exactly(control, LENGTH.size, until)
+    does not come whole while `patience` lasts."""
+    head = _exactly(control, LENGTH.size, patience)
     if head is None:
         return None
     (length,) = LENGTH.unpack(head)
     if length > most:
         raise ValueError(f"a message of {length} bytes; at most {most} are taken")
-    text = _exactly(control, length, until)
+    text = _exactly(control, length, patience)
     if text is None:
         return None
     try:
@@ -64,15 +89,12 @@ def receive(control: socket.socket, most: int = MAX_MESSAGE, until: float | None
     return message
 
 
-def _exactly(control: socket.socket, size: int, until: float | None) -> bytes | None:
+def _exactly(control: socket.socket, size: int, patience: Patience | None) -> bytes | None:
     parts = bytearray()
     while len(parts) < size:
-        if until is not None:
+        if patience is not None:
             # For all of it: who sends a byte at a time must not begin the wait again with each.
-            left = until - time.monotonic()
-            if left <= 0:
-                raise TimeoutError
-            control.settimeout(left)
+            patience.wait(control)
         part = control.recv(min(size - len(parts), 1 << 20))
         if not part:
             return None
@@ -92,15 +114,15 @@ class Budget:
 
     def arm(self, seconds: float, memory_bytes: int) -> None:
         """From now on, for one request."""
-        _lower(resource.RLIMIT_AS, self._address_bytes + memory_bytes)
+        _set_soft(resource.RLIMIT_AS, self._address_bytes + memory_bytes)
         used = resource.getrusage(resource.RUSAGE_SELF)
-        _lower(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds + GRACE_SECONDS))
-        signal.setitimer(signal.ITIMER_REAL, seconds + GRACE_SECONDS)
+        _set_soft(resource.RLIMIT_CPU, math.ceil(used.ru_utime + used.ru_stime + seconds + GRACE_SECONDS))
+        signal.setitimer(signal.ITIMER_REAL, seconds + ORPHAN_SECONDS)
 
     def disarm(self) -> None:
         """Until the next request nothing runs out."""
         signal.setitimer(signal.ITIMER_REAL, 0)
-        _lower(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
+        _set_soft(resource.RLIMIT_CPU, resource.RLIM_INFINITY)
 
     def resident_bytes(self) -> int:
         """Memory that this process holds."""
@@ -110,7 +132,7 @@ class Budget:
         return [int(number) for number in os.pread(self._memory, 256, 0).split()]
 
 
-def _lower(what: int, most: int) -> None:
+def _set_soft(what: int, most: int) -> None:
     hard = resource.getrlimit(what)[1]
     if hard != resource.RLIM_INFINITY:
         most = hard if most == resource.RLIM_INFINITY else min(most, hard)
@@ -147,12 +169,13 @@ def facts(op: str, path: Path, limits: Limits) -> dict[str, Any]:
     return {name: _plain(value) for name, value in vars(found).items()}
 
 
-def answer(request: dict[str, Any], pictures: Pictures) -> dict[str, Any]:
-    """What a request comes to: facts about the file, or `failed` and `reason`."""
+def answer(request: dict[str, Any], pictures: Pictures, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """What a request comes to: facts about the file, or `failed` and `reason`. `tell` is told how large it is first."""
     door = Door(request["root"], request["allow_symlinks"], request["allow_absolute"])
     limits = Limits.of(request["limits"])
     try:
         with door.opened(request["key"]) as path:
+            tell({"bytes": path.stat().st_size})
             if request["op"] != "read":
                 return {"found": facts(request["op"], path, limits)}
             wanted = [Wanted(Fraction(num, den), width, height) for num, den, width, height in request["wanted"]]
@@ -205,7 +228,7 @@ def main() -> None:
     send(control, {"ready": True, **vars(confined), "resident": budget.resident_bytes()})
     while (request := receive(control)) is not None:
         budget.arm(request["seconds"], request["memory_bytes"])
-        reply = answer(request, pictures)
+        reply = answer(request, pictures, lambda message: send(control, message))
         budget.disarm()
         send(control, reply | {"resident": budget.resident_bytes()})
 

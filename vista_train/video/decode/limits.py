@@ -13,6 +13,8 @@ SECONDS_PER_PIXEL = 2.5e-9
 """Of decoding one frame, by one thread: 1.8e-9 (H.264 of 1280x720) to 2.5e-9 (of 854x480) measured on an AMD EPYC."""
 FRAMES_PER_WISH = 300
 """Frames on the way to a wanted one, at most: the longest group of pictures that encoders make by default, and some."""
+BYTES_PER_SECOND = 20e6
+"""Of reading a file from slow storage; all of its packets are read before the first is decoded."""
 PATIENCE = 5
 """A file may take this many times as long as predicted: machines are loaded, and codecs differ."""
 
@@ -32,7 +34,7 @@ class Limits:
     deadline_seconds: float = 10.0
     """Wall-clock seconds that reading from one file may always take; five times what its metadata predicts, where that
     is longer. Held only where decoding runs in a process of its own."""
-    max_deadline_seconds: float = 120.0
+    max_deadline_seconds: float = 180.0
     """... and never more than this. It must stay well below the time after which ranks take each other for lost."""
     max_memory_mib: int = 4096
     """Memory that a decoder may ask for, beyond what its process starts with; in a process of its own."""
@@ -64,10 +66,11 @@ class Limits:
         return min(self.max_deadline_seconds, max(self.deadline_seconds, PATIENCE * predicted_seconds))
 
 
-def predicted_seconds(wanted: Sequence[Wanted], width: int, height: int, fps: Fraction) -> float:
+def predicted_seconds(wanted: Sequence[Wanted], width: int, height: int, fps: Fraction, can_seek: bool = True) -> float:
     """Seconds to decode `wanted` of a file of width x height pixels and `fps` in one thread; seeking may save most."""
-    last = max((one.time for one in wanted), default=Fraction(0))
-    frames = min(float(last * fps) + 1, FRAMES_PER_WISH * len({one.time for one in wanted}))
+    frames = float(max((one.time for one in wanted), default=Fraction(0)) * fps) + 1
+    if can_seek:
+        frames = min(frames, FRAMES_PER_WISH * len({one.time for one in wanted}))
     return frames * width * height * SECONDS_PER_PIXEL
 
 
