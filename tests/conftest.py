@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from vista_train.augment import REGISTRY
 REPO = Path(__file__).parents[1]
 # The numbers are those of fp32 on a CPU, also where there is a GPU. Set before any accelerator is made.
 os.environ["ACCELERATE_USE_CPU"] = "1"
+# Started in the background, a shell's child ignores Ctrl-C, and so would all that is started and interrupted here.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(autouse=True)

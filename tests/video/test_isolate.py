@@ -215,14 +215,14 @@ def test_time_in_which_all_were_stopped_does_not_count(world: Path, tmp_path: Pa
     shutil.copy(world / GOOD, tmp_path / "slow_0.mp4")
     code = (
         "import sys; from tests.video.test_isolate import *\n"
-        "media = Media(sys.argv[1], limits=Limits(deadline_seconds=2.0), program=STUB); media.probe('slow_0.mp4')\n"
+        "media = Media(sys.argv[1], limits=Limits(deadline_seconds=4.0), program=STUB); media.probe('slow_0.mp4')\n"
         "print(*child_pids(os.getpid()), flush=True); print(len(list(media.pictures('slow_0.mp4', WANTED))))"
     )
     parent = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
     assert parent.stdout is not None
     child = int(parent.stdout.readline())
     time.sleep(0.2)
-    for number, seconds in ((signal.SIGSTOP, 5.0), (signal.SIGCONT, 0.0)):
+    for number, seconds in ((signal.SIGSTOP, 6.0), (signal.SIGCONT, 0.0)):
         for pid in (child, parent.pid):
             os.kill(pid, number)
         time.sleep(seconds)

@@ -36,7 +36,8 @@ GRACE_SECONDS = 5.0
 ORPHAN_SECONDS = 600.0
 """Should the parent be gone while a file hangs, the kernel kills so much later; time when all are stopped counts."""
 SLICE_SECONDS = 1.0
-"""How long is waited at once. Who took much longer was stopped meanwhile, and that time does not count."""
+"""How long is waited at once. Who took longer, and some, was stopped meanwhile, and that time does not count."""
+SLACK_SECONDS = 0.25
 MAX_MESSAGE = 64 << 20
 LENGTH = struct.Struct("<I")
 SYSTEM_CODE = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64")
@@ -61,7 +62,7 @@ class Patience:
         while True:
             since, asked = time.monotonic(), min(max(self.left, 0.0), SLICE_SECONDS)
             is_there = poll.poll(1000 * asked)
-            self.left -= min(time.monotonic() - since, 2 * SLICE_SECONDS)
+            self.left -= min(time.monotonic() - since, asked + SLACK_SECONDS)
             if is_there:
                 return
             if self.left <= 0:
