@@ -26,8 +26,9 @@ from vista_train.data import ledger
 from vista_train.data.dataset import Ingredient, VistaDataset
 from vista_train.data.sources import ClipSource
 from vista_train.types import Encoded, Failure
+from vista_train.video import quarantine
 from vista_train.video.decode import Limits
-from vista_train.video.media import Media
+from vista_train.video.media import NOT_AGAIN, Media
 
 MIX = tuple(
     Ingredient(kind) for kind in (TemporalNeedle(), TwoNeedle(), SpatialNeedle(), VideoGrid(rows=2, columns=2), Plain())
@@ -56,8 +57,8 @@ class Outcome:
     @property
     def costly(self) -> list[Failure]:
         """Losses that took a process with them."""
-        kinds = ("MediaTimeout", "MediaCrashed")
-        return [failure for failure in self.failures if failure.kind in kinds and "not tried" not in failure.reason]
+        tried = [failure for failure in self.failures if NOT_AGAIN not in failure.reason]
+        return [failure for failure in tried if failure.kind in quarantine.COSTLY]
 
 
 def spoil(clips: Path, out: Path) -> dict[str, str]:

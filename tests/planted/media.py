@@ -16,22 +16,22 @@ MUTANTS = (
     Mutant(
         "no_limit_on_addresses",
         "vista_train/video/decode/child.py",
-        "        _lower(resource.RLIMIT_AS, self._address_bytes + memory_bytes)\n",
+        "        _set_soft(resource.RLIMIT_AS, self._address_bytes + memory_bytes)\n",
         "",
         ISOLATE + "test_whatever_a_file_does_is_one_error_and_the_next_file_is_decoded[fill]",
     ),
     Mutant(
         "a_dead_process_is_asked_again",
         "vista_train/video/isolate.py",
-        "                elif child.is_fit:\n",
-        "                elif True:\n",
+        "                if child.is_fit:\n",
+        "                if True:\n",
         ISOLATE + "test_a_process_killed_while_it_had_nothing_to_do_costs_no_file",
     ),
     Mutant(
         "an_answer_for_who_asks_next",
         "vista_train/video/isolate.py",
-        "return self._end.alive and not self._is_asked and",
-        "return self._end.alive and",
+        "self._end.alive and not self._is_asked and",
+        "self._end.alive and",
         ISOLATE + "test_who_is_broken_off_leaves_no_answer_to_the_next",
     ),
     Mutant(

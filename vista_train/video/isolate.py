@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import json
 import mmap
 import os
 import signal
@@ -23,10 +22,10 @@ from vista_train.redact import phrase
 from vista_train.video.decode import child as decoding
 from vista_train.video.decode.base import KINDS, MediaCrashed, MediaError, MediaTimeout, Wanted
 from vista_train.video.decode.confine import Confined
-from vista_train.video.decode.limits import BYTES_PER_SECOND
+from vista_train.video.decode.limits import Limits
 
 PROGRAM = ("-m", decoding.__name__)
-KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TMPDIR", "SYSTEMROOT")
+KEPT_VARIABLES = ("LD_LIBRARY_PATH", "TMPDIR")
 """What of the environment a decoder may need; all else may be secret, and stays here."""
 HELD_BACK = {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2, signal.SIGQUIT}
 """Signals to the run, which end it or tell it something; a decoder that died of them would cost a sample."""
@@ -57,8 +56,8 @@ class Child:
             self._process = _started(
                 [*program, str(theirs.fileno()), str(self._memory), reader, *roots], theirs, self._memory
             )
-        self.owner = os.getpid()
-        self._end = weakref.finalize(self, _end, self.owner, self._process, ours, self._memory)
+        self._owner = os.getpid()
+        self._end = weakref.finalize(self, _end, self._owner, self._process, ours, self._memory)
         self.num_requests, self._is_asked = 0, False
         ready = self._receive(decoding.Patience(START_SECONDS))
         if not ready or not ready.get("ready"):
@@ -77,7 +76,8 @@ class Child:
     @property
     def is_fit(self) -> bool:
         """Whether it can be asked again: it lives, and owes no answer that would be taken for the next one's."""
-        return self._end.alive and not self._is_asked and self._process.poll() is None
+        is_ours = self._owner == os.getpid()
+        return is_ours and self._end.alive and not self._is_asked and self._process.poll() is None
 
     def ask(self, key: str, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
         """Its answer within `seconds`; `MediaError` if the file is bad, or if this has killed it."""
@@ -92,13 +92,14 @@ class Child:
             reply = self._receive(patience)
             if reply is not None and type(reply.get("bytes")) is int:
                 # What it takes to read so much comes on top, as often as this request reads it.
-                extra = told["passes"] * max(0, reply["bytes"]) / BYTES_PER_SECOND
-                patience.left += min(extra, max(0.0, told["limits"]["max_deadline_seconds"] - seconds))
+                allowed = Limits.of(told["limits"]).deadline_with(seconds, reply["bytes"], told["passes"])
+                patience.left += allowed - seconds
+                seconds = allowed
                 reply = self._receive(patience)
         except TimeoutError:
             self.stop()
-            raise MediaTimeout(key, f"not decoded within {seconds:g} s") from None
-        except (ConnectionError, json.JSONDecodeError, UnicodeDecodeError, ValueError):
+            raise MediaTimeout(key, f"not decoded within {round(seconds, 1):g} s") from None
+        except (ConnectionError, ValueError):
             reply = None
         if reply is None or not _is_answer(reply):
             self.stop()
@@ -124,14 +125,8 @@ class Child:
         return decoding.laid_out(self._map, list(wanted))
 
     def stop(self) -> None:
-        """End it, at once and for good."""
+        """End it, at once and for good; a process that was forked from its owner's only lets go of it."""
         self._end()
-
-    def disown(self) -> None:
-        """Let go of it in a process that was forked from its owner's; there it goes on."""
-        self._end.detach()
-        self._control.close()
-        os.close(self._memory)
 
     def _receive(self, patience: decoding.Patience) -> dict[str, Any] | None:
         """Its next message; None when it is gone. `TimeoutError` when patience ends."""
@@ -175,14 +170,10 @@ class Children:
         with suppress(IndexError):
             while True:
                 child = self._idle.pop()
-                if child.owner != os.getpid():
-                    # This process was forked from the one that asks it.
-                    child.disown()
-                elif child.is_fit:
+                if child.is_fit:
                     return child
-                else:
-                    # Killed while it had nothing to do, for its memory perhaps.
-                    child.stop()
+                # Killed while it had nothing to do, for its memory perhaps; or it is that of a process before a fork.
+                child.stop()
         for attempt in range(NUM_STARTS):
             try:
                 return Child(self.reader, self.program, self.roots)
@@ -243,7 +234,7 @@ def _is_answer(reply: Mapping[str, Any]) -> bool:
 
 def _death(key: str, reply: Mapping[str, Any] | None, code: int, seconds: float) -> MediaError:
     if not reply and code == -signal.SIGXCPU:
-        return MediaTimeout(key, f"not decoded within {seconds:g} s")
+        return MediaTimeout(key, f"not decoded within {round(seconds, 1):g} s")
     return MediaCrashed(key, f"the process that decoded it died ({_told(reply, code)})")
 
 

@@ -20,6 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -170,13 +171,13 @@ def facts(op: str, path: Path, limits: Limits) -> dict[str, Any]:
     return {name: _plain(value) for name, value in vars(found).items()}
 
 
-def answer(request: dict[str, Any], pictures: Pictures, tell: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+def answer(request: dict[str, Any], pictures: Pictures, tell: Callable[[int], None]) -> dict[str, Any]:
     """What a request comes to: facts about the file, or `failed` and `reason`. `tell` is told how large it is first."""
     door = Door(request["root"], request["allow_symlinks"], request["allow_absolute"])
     limits = Limits.of(request["limits"])
     try:
         with door.opened(request["key"]) as path:
-            tell({"bytes": path.stat().st_size})
+            tell(path.stat().st_size)
             if request["op"] != "read":
                 return {"found": facts(request["op"], path, limits)}
             wanted = [Wanted(Fraction(num, den), width, height) for num, den, width, height in request["wanted"]]
@@ -201,6 +202,13 @@ def _tell_last(control: socket.socket) -> Callable[..., None]:
         send(control, {"raised": kind.__name__})
 
     return tell
+
+
+def _tell_bytes(control: socket.socket, budget: Budget, request: dict[str, Any], num_bytes: int) -> None:
+    """The parent waits longer for a large file, and so does the kernel."""
+    limits = Limits.of(request["limits"])
+    budget.arm(limits.deadline_with(request["seconds"], num_bytes, request["passes"]), request["memory_bytes"])
+    send(control, {"bytes": num_bytes})
 
 
 def _code() -> list[str]:
@@ -229,7 +237,7 @@ def main() -> None:
     send(control, {"ready": True, **vars(confined), "resident": budget.resident_bytes()})
     while (request := receive(control)) is not None:
         budget.arm(request["seconds"], request["memory_bytes"])
-        reply = answer(request, pictures, lambda message: send(control, message))
+        reply = answer(request, pictures, partial(_tell_bytes, control, budget, request))
         budget.disarm()
         send(control, reply | {"resident": budget.resident_bytes()})
 

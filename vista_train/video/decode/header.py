@@ -78,12 +78,14 @@ def inspected(path: Path, limits: Limits) -> Inspected:
         index = read_index(source)
     if any(packet.is_damaged for packet in index.packets):
         raise MediaUnreadable(path, "cannot be decoded: a packet is damaged")
-    with opened(path, limits) as source:
-        first = first_shown(source, index)[0][0] if index.may_start_late else index.first
-        starts = index.shown[first:]
-        last = (starts[-1] - starts[0]) * index.time_base
-        measured = 1 / index.mean_seconds if index.mean_seconds else told.fps
-        seconds = last + (index.last_seconds or 1 / told.fps)
+    first = index.first
+    if index.may_start_late:
+        with opened(path, limits) as source:
+            first = first_shown(source, index)[0][0]
+    starts = index.shown[first:]
+    last = (starts[-1] - starts[0]) * index.time_base
+    measured = 1 / index.mean_seconds if index.mean_seconds else told.fps
+    seconds = last + (index.last_seconds or 1 / told.fps)
     middle = (starts[len(starts) // 2] - starts[0]) * index.time_base
     wanted = [Wanted(time, told.width, told.height) for time in (Fraction(0), middle, last)]
     for _ in PyAVReader().pictures(path, wanted, limits):

@@ -65,6 +65,10 @@ class Limits:
         """Wall-clock seconds that a request of so many predicted seconds may take."""
         return min(self.max_deadline_seconds, max(self.deadline_seconds, PATIENCE * predicted_seconds))
 
+    def deadline_with(self, seconds: float, num_bytes: int, passes: int) -> float:
+        """A deadline of `seconds`, and the time to read a file of `num_bytes` so many times on top."""
+        return max(seconds, min(self.max_deadline_seconds, seconds + passes * max(0, num_bytes) / BYTES_PER_SECOND))
+
 
 def predicted_seconds(wanted: Sequence[Wanted], width: int, height: int, fps: Fraction, can_seek: bool = True) -> float:
     """Seconds to decode `wanted` of a file of width x height pixels and `fps` in one thread; seeking may save most."""
