@@ -17,6 +17,7 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 from vista_train.augment import REGISTRY
 from vista_train.data.dataset import Ingredient, VistaDataset
 from vista_train.data.rows import RowBudget
+from vista_train.data.sidecars import cache_folder
 from vista_train.data.sources import ClipSource
 from vista_train.models.adapters import LoraSettings
 from vista_train.models.base import PARTS, Codec, Family, family, load_family
@@ -148,7 +149,15 @@ class Recipe(Strict):
     def make_media(self) -> Media:
         """The files under the recipe's root, and how they may be opened."""
         data = self.data
-        return Media(data.root, data.reader, data.isolate, self.make_limits(), data.allow_symlinks, data.allow_absolute)
+        return Media(
+            data.root,
+            data.reader,
+            data.isolate,
+            self.make_limits(),
+            data.allow_symlinks,
+            data.allow_absolute,
+            cache=cache_folder(data.cache),
+        )
 
     def make_limits(self) -> Limits:
         """What a file is refused for."""

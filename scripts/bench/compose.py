@@ -36,7 +36,7 @@ from vista_train.augment import REGISTRY, Augment, CannotComposeError, Cast
 from vista_train.data.sources import ClipSource
 from vista_train.types import Sample
 from vista_train.video.composition import Video
-from vista_train.video.decode.pyav import Source, opened
+from vista_train.video.decode.source import Source, opened
 from vista_train.video.geometry import Box
 from vista_train.video.media import Media
 from vista_train.video.render import render_view, requests

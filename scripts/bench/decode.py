@@ -24,7 +24,8 @@ import numpy as np
 
 from vista_train.video.decode import Wanted, probe, read
 from vista_train.video.decode.packets import PacketIndex, plan_gops
-from vista_train.video.decode.pyav import Scaler, opened, read_index
+from vista_train.video.decode.pyav import Scaler
+from vista_train.video.decode.source import opened, read_index
 
 WIDTH, HEIGHT, FPS, SECONDS, GOP = 854, 480, 24, 300, 250
 NUM_FRAMES, SIDE_PX = 32, 336

@@ -61,6 +61,15 @@ ANSWERS = {
     "by-zero": found(duration="1/0"),
     "no-ratio": found(fps=10),
     "endless-ratio": found(duration="9" * 5000 + "/1"),
+    "learnt-negative": told(found={"learnt": -1, "stamp": [1, 2]}),
+    "learnt-nothing": told(found={"learnt": 0, "stamp": [1, 2]}),
+    "learnt-too-much": told(found={"learnt": 1 << 40, "stamp": [1, 2]}),
+    "learnt-text": told(found={"learnt": "9", "stamp": [1, 2]}),
+    "learnt-truth": told(found={"learnt": True, "stamp": [1, 2]}),
+    "learnt-no-stamp": told(found={"learnt": 9}),
+    "learnt-stamp-of-paths": told(found={"learnt": 9, "stamp": ["../../..", "/etc/passwd"]}),
+    "learnt-stamp-of-lists": told(found={"learnt": 9, "stamp": [[], {}]}),
+    "learnt-lies": told(found={"learnt": 64, "stamp": [1, 2]}),
     "codec-no-text": found(codec=5),
     "codec-moves-the-cursor": found(codec=LEAK, container=LEAK),
 }
@@ -71,8 +80,11 @@ class Process:
     """Its socket and the memory it shares."""
 
     def __init__(self) -> None:
-        *self.arguments, control, memory, _, self.root = sys.argv[2:]
+        at = sys.argv.index("auto")
+        *self.arguments, control, memory, learnt = sys.argv[2:at]
+        self.root = sys.argv[at + 1]
         self.control, self.memory = socket.socket(fileno=int(control)), int(memory)
+        self.learnt = int(learnt)
 
     def send(self, text: bytes) -> None:
         self.control.sendall(LENGTH.pack(len(text)) + text)
@@ -104,6 +116,18 @@ def shrink(process: Process) -> None:
         with contextlib.suppress(PermissionError):
             os.ftruncate(process.memory, 0)
         process.send(told())
+
+
+def seal_learnt(process: Process) -> None:
+    """Take away the memory for what is learnt, or forbid to write in it."""
+    for seal in (fcntl.F_SEAL_WRITE, fcntl.F_SEAL_SHRINK):
+        with contextlib.suppress(PermissionError):
+            fcntl.fcntl(process.learnt, fcntl.F_ADD_SEALS, seal)
+    process.ready()
+    for _ in process.requests():
+        with contextlib.suppress(PermissionError):
+            os.ftruncate(process.learnt, 0)
+        process.send(ANSWERS["learnt-lies"])
 
 
 def enormous(process: Process) -> None:
@@ -184,8 +208,8 @@ def signal_parent(process: Process) -> None:
 
 
 DEEDS: dict[str, Callable[[Process], None]] = {
-    "seal": seal, "shrink": shrink, "enormous": enormous, "drip": drip, "silent": silent, "write": write,
-    "connect": connect, "read": read, "signal": signal_parent,
+    "seal": seal, "seal-learnt": seal_learnt, "shrink": shrink, "enormous": enormous, "drip": drip, "silent": silent,
+    "write": write, "connect": connect, "read": read, "signal": signal_parent,
 }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from vista_train.data.dataset import Ingredient, VistaDataset
 from vista_train.data.sources import ClipSource
 from vista_train.models.base import load_family
 from vista_train.video.decode import Limits, MediaCrashed, MediaError, MediaTimeout, MediaUnreadable, Wanted
+from vista_train.video.decode.indexes import place_of
 from vista_train.video.media import Media
 
 QUICK = Limits(deadline_seconds=1.0, max_deadline_seconds=1.0)
@@ -106,6 +107,41 @@ def test_memory_that_a_process_has_sealed_is_its_own_loss(with_stub: WithStub) -
     wanted = [Wanted(Fraction(0), 640, 480)]
     with suppress(MediaCrashed):
         assert [p.shape for _, p in media.pictures("honest.mp4", wanted)] == [(480, 640, 3)]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        *("learnt-negative", "learnt-nothing", "learnt-too-much", "learnt-text", "learnt-truth"),
+        *("learnt-no-stamp", "learnt-stamp-of-paths", "learnt-stamp-of-lists"),
+    ],
+)
+def test_what_nobody_could_have_learnt_is_not_kept(with_stub: WithStub, tmp_path: Path, answer: str) -> None:
+    media = with_stub(answer, cache=tmp_path / "cache")
+    assert len(list(media.pictures("honest.mp4", [Wanted(Fraction(0), 8, 8)]))) == 1
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.parametrize("deed", ["learnt-lies", "seal-learnt"])
+def test_what_a_process_says_it_has_learnt_counts_for_its_own_file_alone(
+    with_stub: WithStub, root: Path, tmp_path: Path, deed: str
+) -> None:
+    wanted = [Wanted(Fraction(0), 64, 48)]
+    media = with_stub(deed, cache=tmp_path / "cache")
+    assert len(list(media.pictures("honest.mp4", wanted))) == 1
+    (written,) = (path for path in (tmp_path / "cache").rglob("*") if path.is_file())
+    assert written == place_of(tmp_path / "cache" / "packets", str(root), "honest.mp4", (1, 2))
+    status = (root / "honest.mp4").stat()
+    # As bad as can be: it has said so of the file as it is.
+    place = place_of(tmp_path / "cache" / "packets", str(root), "honest.mp4", (status.st_size, status.st_mtime_ns))
+    place.parent.mkdir(exist_ok=True)
+    place.write_bytes(written.read_bytes())
+    honest, told = Media(root), Media(root, cache=tmp_path / "cache")
+    ((_, expected),) = honest.pictures("honest.mp4", wanted)
+    ((_, found),) = told.pictures("honest.mp4", wanted)
+    assert (found == expected).all()
+    honest.close()
+    told.close()
 
 
 def test_losses_are_told_in_the_ledger_without_secrets(

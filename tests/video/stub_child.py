@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from vista_train.video.decode import child, pyav
-from vista_train.video.decode.base import Wanted
+from vista_train.video.decode.base import Memory, Wanted
 from vista_train.video.decode.limits import Limits
 
 
@@ -77,10 +77,12 @@ class Harmful:
 
     name = "pyav"
 
-    def pictures(self, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(
+        self, path: Path, wanted: Sequence[Wanted], limits: Limits, memory: Memory
+    ) -> Iterator[tuple[int, np.ndarray]]:
         harm = name_of(path).partition("_")[0]
         HARM.get(harm, lambda: None)()
-        found = pyav.PyAVReader().pictures(path, wanted, limits)
+        found = pyav.PyAVReader().pictures(path, wanted, limits, memory)
         return islice(found, 1) if harm == "few" else found
 
 

@@ -274,7 +274,7 @@ def test_the_matroska_tag_beats_a_longer_sound_track(tmp_path: Path) -> None:
 def test_a_seek_that_fails_leads_to_one_pass_in_order(
     plain: Path, passes: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    give, calls = reader.run_packets, []
+    give, calls = reader.Source.run_packets, []
 
     def failing(source: reader.Source, index: PacketIndex, run: Run) -> object:
         calls.append(run)
@@ -282,7 +282,7 @@ def test_a_seek_that_fails_leads_to_one_pass_in_order(
             raise Anomaly("a seek does not lead where the packets say")
         return give(source, index, run)
 
-    monkeypatch.setattr(reader, "run_packets", failing)
+    monkeypatch.setattr(reader.Source, "run_packets", failing)
     frames = [10, 70, 110]
     got = list(decode.read(plain, [Wanted(frame / NTSC, WIDTH, HEIGHT) for frame in frames]))
     assert [which for which, _ in got] == [0, 0, 1, 2], "it starts over"
@@ -291,13 +291,13 @@ def test_a_seek_that_fails_leads_to_one_pass_in_order(
 
 
 def test_only_the_groups_that_are_needed_are_decoded(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    give, runs = reader.run_packets, []
+    give, runs = reader.Source.run_packets, []
 
     def noted(source: reader.Source, index: PacketIndex, run: Run) -> object:
         runs.append(run)
         return give(source, index, run)
 
-    monkeypatch.setattr(reader, "run_packets", noted)
+    monkeypatch.setattr(reader.Source, "run_packets", noted)
     assert numbers(plain, [Fraction(50) / NTSC]) == [50]
     warm_up, run = runs
     assert warm_up == Run(0, 0, frozenset({0})), "the first packet says who encoded the file"

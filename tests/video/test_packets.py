@@ -30,13 +30,18 @@ def test_plan_of_groups() -> None:
 def test_index_of_odd_streams() -> None:
     tick = Fraction(1, 10)
     cut = PacketIndex.of(stamps([-2, -1, 0, 1], {0}, hidden=2), tick, True, False)
-    assert (cut.shown, cut.rank_at(Fraction(0)), cut.rank_at(Fraction(1, 10)), cut.can_seek) == ((0, 1), 0, 1, True)
+    assert (cut.shown_F.tolist(), cut.rank_at(Fraction(0)), cut.rank_at(Fraction(1, 10)), cut.can_seek) == (
+        [0, 1],
+        0,
+        1,
+        True,
+    )
     twice = PacketIndex.of(stamps([0, 1, 1, 2], {0}), tick, True, False)
     assert (twice.by_pts, twice.can_seek, twice.rank_at(tick)) == (False, False, 2)
     made_up = PacketIndex.of([Stamps(at + 1, at, at == 0, True) for at in range(4)], tick, True, True)
     assert (made_up.by_pts, made_up.can_seek) == (False, False), "B-frames, and yet pts rise as they are decoded"
     only_dts = PacketIndex.of([Stamps(None, at, at == 0, True) for at in range(4)], tick, True, False)
-    assert (only_dts.shown, only_dts.can_seek) == ((0, 1, 2, 3), False)
+    assert (only_dts.shown_F.tolist(), only_dts.can_seek) == ([0, 1, 2, 3], False)
     assert PacketIndex.of(stamps([3, 0, 4], {0}), tick, True, True).may_start_late
     for packets, reason in (([], "no frame"), ([Stamps(None, None, True, True)], "no times")):
         with pytest.raises(Anomaly, match=reason):
@@ -54,7 +59,7 @@ def test_packets_after_a_seek_must_be_the_promised_ones(given: list[int], phrase
     source = reader.Source(container, SimpleNamespace(codec_context=SimpleNamespace()))  # type: ignore[arg-type]
     index = PacketIndex.of(stamps([0, 1, 2, 3], {0}), Fraction(1, 10), True, False)
     with pytest.raises(Anomaly, match=phrase):
-        list(reader.run_packets(source, index, Run(0, 3, frozenset({3}))))
+        list(source.run_packets(index, Run(0, 3, frozenset({3}))))
 
 
 def test_frames_out_of_order_are_an_anomaly() -> None:

@@ -14,7 +14,7 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from vista_train.redact import phrase
 from vista_train.video.decode import child as decoding
 from vista_train.video.decode.base import KINDS, MediaCrashed, MediaError, MediaTimeout, Wanted
 from vista_train.video.decode.confine import Confined
+from vista_train.video.decode.indexes import MAX_BYTES
 from vista_train.video.decode.limits import Limits
 
 PROGRAM = ("-m", decoding.__name__)
@@ -38,6 +39,13 @@ MAX_GROWTH_BYTES = 512 << 20
 """... and so does one that has grown by so much."""
 
 
+class Learnt(NamedTuple):
+    """A packet index, as bytes that a file may have made up, and the size and time of change of that file."""
+
+    content: bytes
+    stamp: tuple[int, int]
+
+
 class IsolationError(RuntimeError):
     """No decoding process can be had here; the message says why, and what to do."""
 
@@ -50,15 +58,21 @@ class Child:
         self._control, self._memory = ours, os.memfd_create("pictures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         # A child that shrank it would take this process down with it; one that sealed it further would break it.
         fcntl.fcntl(self._memory, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL)
+        # Sparse: it takes what is left in it, and no child can make it larger or smaller.
+        self._learnt = os.memfd_create("learnt", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(self._learnt, MAX_BYTES)
+        fcntl.fcntl(self._learnt, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL)
         self._map: mmap.mmap | None = None
         self._size = 0
+        memory = (self._memory, self._learnt)
         with theirs:
-            self._process = _started(
-                [*program, str(theirs.fileno()), str(self._memory), reader, *roots], theirs, self._memory
-            )
+            numbers = [str(number) for number in (theirs.fileno(), *memory)]
+            self._process = _started([*program, *numbers, reader, *roots], theirs, memory)
         self._owner = os.getpid()
-        self._end = weakref.finalize(self, _end, self._owner, self._process, ours, self._memory)
+        self._end = weakref.finalize(self, _end, self._owner, self._process, ours, memory)
         self.num_requests, self._is_asked = 0, False
+        self.learnt: Learnt | None = None
+        """What the last pictures have taught of their file."""
         ready = self._receive(decoding.Patience(START_SECONDS))
         if not ready or not ready.get("ready"):
             self.stop()
@@ -120,9 +134,22 @@ class Child:
             os.ftruncate(self._memory, size)
             self._map, self._size = mmap.mmap(self._memory, size), size
         asked = [(*one.time.as_integer_ratio(), one.width, one.height) for one in wanted]
-        self.ask(key, {**request, "wanted": asked}, seconds)
+        found = self.ask(key, {**request, "wanted": asked}, seconds)
+        self.learnt = self._left(found)
         assert self._map is not None
         return decoding.laid_out(self._map, list(wanted))
+
+    def _left(self, found: Mapping[str, Any]) -> Learnt | None:
+        """What it has left of the file's index, if it has learnt one; the memory is free again."""
+        size, stamp = found.get("learnt"), found.get("stamp")
+        if type(size) is not int or not 0 < size <= MAX_BYTES:
+            return None
+        if not isinstance(stamp, list) or [type(part) for part in stamp] != [int, int]:
+            return None
+        with mmap.mmap(self._learnt, MAX_BYTES) as memory:
+            content = memory[:size]
+            memory.madvise(mmap.MADV_REMOVE)
+        return Learnt(content, (stamp[0], stamp[1]))
 
     def stop(self) -> None:
         """End it, at once and for good; a process that was forked from its owner's only lets go of it."""
@@ -187,7 +214,7 @@ class Children:
         ) from failure
 
 
-def _started(arguments: Sequence[str], control: socket.socket, memory: int) -> subprocess.Popen[bytes]:
+def _started(arguments: Sequence[str], control: socket.socket, memory: Sequence[int]) -> subprocess.Popen[bytes]:
     environment = {name: os.environ[name] for name in KEPT_VARIABLES if name in os.environ}
     environment |= {
         "PATH": os.defpath,
@@ -205,7 +232,7 @@ def _started(arguments: Sequence[str], control: socket.socket, memory: int) -> s
             stdout=subprocess.DEVNULL,
             # What decoders print is theirs, and has addresses in it.
             stderr=subprocess.DEVNULL,
-            pass_fds=(control.fileno(), memory),
+            pass_fds=(control.fileno(), *memory),
             env=environment,
             cwd="/",
         )
@@ -213,10 +240,11 @@ def _started(arguments: Sequence[str], control: socket.socket, memory: int) -> s
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _end(owner: int, process: subprocess.Popen[bytes], control: socket.socket, memory: int) -> None:
+def _end(owner: int, process: subprocess.Popen[bytes], control: socket.socket, memory: Sequence[int]) -> None:
     """Kill a child, in the process that has started it; a fork of that one only lets go."""
     control.close()
-    os.close(memory)
+    for descriptor in memory:
+        os.close(descriptor)
     if os.getpid() == owner:
         process.kill()
         process.wait()

@@ -19,6 +19,7 @@ from vista_train.video.decode.base import KINDS, Header, Inspected, MediaError, 
 from vista_train.video.decode.child import facts
 from vista_train.video.decode.confine import Confined
 from vista_train.video.decode.door import Door
+from vista_train.video.decode.indexes import IndexFile, place_of, write
 from vista_train.video.decode.limits import Limits
 from vista_train.video.isolate import PROGRAM, Children
 from vista_train.video.quarantine import COSTLY, Quarantine, is_costly
@@ -33,7 +34,8 @@ class Media:
 
     `isolate: process` decodes in processes that can be killed, under deadlines and memory limits; `inline` decodes in
     this one, where only what a header says can be refused, and a file that hangs or crashes takes the run with it. Any
-    number of threads may use it, and it travels to data workers.
+    number of threads may use it, and it travels to data workers. In `cache`, a folder, it keeps what it learns of
+    where the packets of long files lie; by default it learns that anew each time.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class Media:
         allow_symlinks: bool = False,
         allow_absolute: bool = False,
         program: Sequence[str] = PROGRAM,
+        cache: str | Path | None = None,
     ) -> None:
         if isolate not in ISOLATION:
             raise ValueError(f"data.isolate is {isolate!r}; choose one of {', '.join(ISOLATION)}")
@@ -58,7 +61,11 @@ class Media:
         self.allow_absolute = allow_absolute
         self._door = Door(os.path.abspath(root), allow_symlinks, allow_absolute)
         # Links and absolute paths may lead anywhere; without them, nothing outside the root is ever to be read.
-        roots = () if allow_symlinks or allow_absolute else (self._door.root,)
+        self._indexes = None if cache is None else os.path.join(os.path.abspath(cache), "packets")
+        if self._indexes is not None:
+            os.makedirs(self._indexes, exist_ok=True)
+        known = [] if self._indexes is None else [self._indexes]
+        roots = () if allow_symlinks or allow_absolute else (self._door.root, *known)
         self._children = Children(reader, program, roots)
 
     @property
@@ -92,17 +99,32 @@ class Media:
         """
         with self._named(key):
             if self.isolate == "inline":
-                with self._door.opened(key) as path:
-                    yield from decode.read(path, wanted, self.reader, self.limits)
+                yield from self._inline(key, wanted)
                 return
             order = sorted(range(len(wanted)), key=lambda which: wanted[which].time)
             once = list(dict.fromkeys(wanted[which] for which in order))
             with self._children.one() as child:
                 request = self._request("read")
                 pictures = child.pictures(key, once, request, self.limits.deadline(predicted_seconds))
+                if child.learnt is not None:
+                    self._keep(key, child.learnt.stamp, child.learnt.content)
                 by_wish = dict(zip(once, pictures, strict=True))
                 for which in order:
                     yield which, by_wish[wanted[which]]
+
+    def _inline(self, key: str, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+        with self._door.opened(key) as path:
+            status = path.stat()
+            stamp = (status.st_size, status.st_mtime_ns)
+            memory = IndexFile(place_of(self._indexes, self._door.root, key, stamp) if self._indexes else None)
+            yield from decode.read(path, wanted, self.reader, self.limits, memory)
+            if memory.kept is not None:
+                self._keep(key, stamp, memory.kept)
+
+    def _keep(self, key: str, stamp: tuple[int, int], index: bytes) -> None:
+        """Write what has been learnt of a file, by a name that its own key decides: it speaks of no other."""
+        if self._indexes is not None:
+            write(place_of(self._indexes, self._door.root, key, stamp), index)
 
     def at(self, position: int) -> Media:
         """The same, asked on behalf of a training position."""
@@ -141,6 +163,7 @@ class Media:
             **dataclasses.asdict(self._door),
             "reader": self.reader,
             "limits": dataclasses.asdict(self.limits),
+            "indexes": self._indexes,
             "memory_bytes": self.limits.max_memory_mib << 20,
             # The packets alone, then the frames; to inspect a file, its header before and three frames after.
             "passes": 2 if op == "read" else 4,

@@ -14,6 +14,7 @@ import numpy as np
 
 from vista_train.video.decode.base import (
     MIN_SIDE_PX,
+    Forgetful,
     Header,
     Inspected,
     MediaCrashed,
@@ -22,6 +23,7 @@ from vista_train.video.decode.base import (
     MediaTimeout,
     MediaTooLarge,
     MediaUnreadable,
+    Memory,
     Reader,
     Wanted,
 )
@@ -53,6 +55,7 @@ __all__ = [
 READERS = {"pyav": "PyAVReader", "decord": "DecordReader", "torchcodec": "TorchCodecReader"}
 """Each reader's module here and its class there; a module is imported when its reader is first chosen."""
 AUTO = "pyav"
+FORGETFUL = Forgetful()
 
 
 def probe(path: Path, limits: Limits = LIMITS) -> Header:
@@ -72,19 +75,24 @@ def inspect(path: Path, limits: Limits = LIMITS) -> Inspected:
 
 
 def read(
-    path: Path, wanted: Sequence[Wanted], reader: str = "auto", limits: Limits = LIMITS
+    path: Path,
+    wanted: Sequence[Wanted],
+    reader: str = "auto",
+    limits: Limits = LIMITS,
+    memory: Memory = FORGETFUL,
 ) -> Iterator[tuple[int, np.ndarray]]:
     """Yield (index into `wanted`, picture_HWC uint8) for every index, in the order of their times.
 
     Time 0 is the moment the first frame is shown; a time past the end shows the last frame. A frame that is wanted
-    several times is decoded once and scaled once for each size. See `Reader.pictures` for starting over. `ValueError`
+    several times is decoded once and scaled once for each size. What is learnt of the file goes to `memory`, and
+    what stands there need not be learnt. See `Reader.pictures` for starting over. `ValueError`
     for an unknown reader or an impossible wish, `ImportError` for a reader whose library is not installed, both at
     once; `MediaError` when the file turns out bad, or beyond the limits.
     """
     for one in wanted:
         if one.time < 0 or min(one.width, one.height) < 1:
             raise ValueError(f"{one} must have a time of at least 0 seconds and at least 1x1 pixels")
-    return _pictures(check_reader(reader), Path(path), wanted, limits) if wanted else iter(())
+    return _pictures(check_reader(reader), Path(path), wanted, limits, memory) if wanted else iter(())
 
 
 def check_reader(name: str) -> Reader:
@@ -102,7 +110,9 @@ def check_reader(name: str) -> Reader:
     return reader
 
 
-def _pictures(reader: Reader, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
+def _pictures(
+    reader: Reader, path: Path, wanted: Sequence[Wanted], limits: Limits, memory: Memory
+) -> Iterator[tuple[int, np.ndarray]]:
     check_file(path, limits)
     if reader.name != AUTO:
         # Other libraries open whatever they can, playlists too, and know no limits.
@@ -110,7 +120,7 @@ def _pictures(reader: Reader, path: Path, wanted: Sequence[Wanted], limits: Limi
 
         admit(path, limits)
     missing = set(range(len(wanted)))
-    for which, picture_HWC in reader.pictures(path, wanted, limits):
+    for which, picture_HWC in reader.pictures(path, wanted, limits, memory):
         missing.discard(which)
         yield which, picture_HWC
     if missing:

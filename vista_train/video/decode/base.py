@@ -12,6 +12,7 @@ import numpy as np
 
 if TYPE_CHECKING:
     from vista_train.video.decode.limits import Limits
+    from vista_train.video.decode.packets import PacketIndex
 
 MIN_SIDE_PX = 8
 """Pictures smaller than this a side are refused: no model can use them, and few scalers are right on them."""
@@ -90,12 +91,36 @@ class Wanted:
     height: int
 
 
+class Memory(Protocol):
+    """What is remembered of one file, as it is now."""
+
+    def index(self) -> PacketIndex | None:
+        """Its packet index, if there is one."""
+        ...
+
+    def keep(self, index: PacketIndex) -> None:
+        """Remember its packet index."""
+        ...
+
+
+class Forgetful:
+    """No memory."""
+
+    def index(self) -> None:
+        """None is known."""
+
+    def keep(self, index: PacketIndex) -> None:
+        """It is not kept."""
+
+
 class Reader(Protocol):
     """One decoder library behind one call."""
 
     name: str
 
-    def pictures(self, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(
+        self, path: Path, wanted: Sequence[Wanted], limits: Limits, memory: Memory
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """Yield (index into `wanted`, picture_HWC uint8) for every index, each source frame decoded once.
 
         Pictures come in the order of their times, whatever the order of `wanted`. After an anomaly the reader may

@@ -30,6 +30,7 @@ from vista_train.video.decode import READERS, check_reader, inspect, probe, read
 from vista_train.video.decode.base import MediaError, MediaTooLarge, Wanted
 from vista_train.video.decode.confine import confine
 from vista_train.video.decode.door import Door
+from vista_train.video.decode.indexes import MAX_BYTES, IndexFile, place_of
 from vista_train.video.decode.limits import Limits
 
 GRACE_SECONDS = 5.0
@@ -142,11 +143,18 @@ def _set_soft(what: int, most: int) -> None:
 
 
 class Pictures:
-    """Where pictures are left for the parent: one after another, each height x width x 3 bytes."""
+    """Where pictures are left for the parent: one after another, each height x width x 3 bytes. Beside them, in memory
+    of its own, what has been learnt of a file."""
 
-    def __init__(self, descriptor: int) -> None:
-        self._descriptor = descriptor
+    def __init__(self, descriptor: int, learnt: int) -> None:
+        self._descriptor, self._learnt = descriptor, learnt
         self._map: mmap.mmap | None = None
+
+    def leave(self, content: bytes) -> int:
+        """Leave an index; how many bytes it has."""
+        with mmap.mmap(self._learnt, MAX_BYTES) as memory:
+            memory[: len(content)] = content
+        return len(content)
 
     def places(self, wanted: list[Wanted]) -> list[np.ndarray]:
         """A picture_HWC uint8 for each of `wanted`; the parent has made the memory large enough."""
@@ -177,14 +185,17 @@ def answer(request: dict[str, Any], pictures: Pictures, tell: Callable[[int], No
     limits = Limits.of(request["limits"])
     try:
         with door.opened(request["key"]) as path:
-            tell(path.stat().st_size)
+            status = path.stat()
+            tell(status.st_size)
             if request["op"] != "read":
                 return {"found": facts(request["op"], path, limits)}
             wanted = [Wanted(Fraction(num, den), width, height) for num, den, width, height in request["wanted"]]
             places = pictures.places(wanted)
-            for which, picture_HWC in read(path, wanted, request["reader"], limits):
+            stamp, folder = (status.st_size, status.st_mtime_ns), request["indexes"]
+            memory = IndexFile(place_of(folder, request["root"], request["key"], stamp) if folder else None)
+            for which, picture_HWC in read(path, wanted, request["reader"], limits, memory):
                 places[which][...] = picture_HWC
-            return {"found": {}}
+            return {"found": {"stamp": stamp, "learnt": pictures.leave(memory.kept)} if memory.kept else {}}
     except MediaError as error:
         return {"failed": type(error).__name__, "reason": error.reason}
     except MemoryError:
@@ -219,13 +230,13 @@ def _code() -> list[str]:
 
 
 def main() -> None:
-    """Serve whoever holds the other end of socket `argv[1]`, with memory `argv[2]`, until it is closed.
+    """Serve whoever holds the other end of socket `argv[1]`, with memory `argv[2]` and `argv[3]`, until it is closed.
 
-    `argv[3]` is the reader; `argv[4:]` are the only folders that it may read from then on, if there are any.
+    `argv[4]` is the reader; `argv[5:]` are the only folders that it may read from then on, if there are any.
     """
-    control, pictures = socket.socket(fileno=int(sys.argv[1])), Pictures(int(sys.argv[2]))
+    control, pictures = socket.socket(fileno=int(sys.argv[1])), Pictures(int(sys.argv[2]), int(sys.argv[3]))
     sys.excepthook = _tell_last(control)
-    reader, roots = sys.argv[3], sys.argv[4:]
+    reader, roots = sys.argv[4], sys.argv[5:]
     # What it needs is loaded before it is confined: what it is then short of is the file's doing.
     check_reader(reader)
     check_reader(next(iter(READERS)))

@@ -8,7 +8,7 @@ from pathlib import Path
 import decord
 import numpy as np
 
-from vista_train.video.decode.base import MediaUnreadable, Wanted
+from vista_train.video.decode.base import MediaUnreadable, Memory, Wanted
 from vista_train.video.decode.limits import Limits
 from vista_train.video.scaling import resized
 
@@ -31,7 +31,9 @@ class DecordReader:
 
     name = "decord"
 
-    def pictures(self, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(
+        self, path: Path, wanted: Sequence[Wanted], limits: Limits, memory: Memory
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """See `Reader.pictures`."""
         sizes = {(one.width, one.height) for one in wanted}
         width, height = sizes.pop() if len(sizes) == 1 else (-1, -1)

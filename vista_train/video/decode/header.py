@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -11,7 +12,8 @@ import av
 from vista_train.video.decode.base import Header, Inspected, MediaUnreadable, Wanted
 from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.packets import Anomaly
-from vista_train.video.decode.pyav import PyAVReader, Source, first_shown, opened, read_index
+from vista_train.video.decode.pyav import PyAVReader, first_shown
+from vista_train.video.decode.source import Source, opened, read_index
 
 MATROSKA_DURATION = re.compile(r"(?P<hours>\d{1,9}):(?P<minutes>\d{1,9}):(?P<seconds>\d{1,9}(\.\d{1,18})?)", re.ASCII)
 """The tag in which Matroska muxers leave a stream's end; its header has only the whole file's length."""
@@ -41,7 +43,7 @@ def header(path: Path, limits: Limits) -> Header:
     if not duration or not fps:
         with opened(path, limits) as source:
             index = read_index(source)
-            num_frames = len(index.shown)
+            num_frames = len(index)
             duration = duration or index.duration or (1 / fps if fps else None)
             fps = fps or (num_frames / duration if duration else None)
     if not duration or not fps:
@@ -76,19 +78,19 @@ def inspected(path: Path, limits: Limits) -> Inspected:
     told = header(path, limits)
     with opened(path, limits) as source:
         index = read_index(source)
-    if any(packet.is_damaged for packet in index.packets):
+    if index.is_damaged:
         raise MediaUnreadable(path, "cannot be decoded: a packet is damaged")
     first = index.first
     if index.may_start_late:
         with opened(path, limits) as source:
             first = first_shown(source, index)[0][0]
-    starts = index.shown[first:]
-    last = (starts[-1] - starts[0]) * index.time_base
+    index = replace(index, first=first)
+    last, num_frames = index.starts_at(-1), len(index) - first
     measured = 1 / index.mean_seconds if index.mean_seconds else told.fps
     seconds = last + (index.last_seconds or 1 / told.fps)
-    middle = (starts[len(starts) // 2] - starts[0]) * index.time_base
+    middle = index.starts_at(first + num_frames // 2)
     wanted = [Wanted(time, told.width, told.height) for time in (Fraction(0), middle, last)]
     for _ in PyAVReader().pictures(path, wanted, limits):
         pass
     fps = told.fps if abs(told.fps - measured) <= ALIKE * measured else measured
-    return Inspected(seconds, told.width, told.height, fps, len(starts))
+    return Inspected(seconds, told.width, told.height, fps, num_frames)

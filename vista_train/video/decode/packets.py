@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
-from itertools import pairwise
 from typing import NamedTuple
 
+import numpy as np
+
 from vista_train.video.decode.base import Wanted
+
+NO_STAMP = int(np.iinfo(np.int64).min)
+"""Stands in arrays of stamps where a packet has none; libav's own mark."""
+LAST_TICK = int(np.iinfo(np.int64).max)
+OVERRUN_SECONDS = Fraction(1, 2)
+"""The last frame may be asked for this long after it ends: headers round, and count sound tracks in."""
 
 
 class Anomaly(Exception):
@@ -28,10 +35,20 @@ class Stamps(NamedTuple):
     """How long its frame is shown, in ticks; 0 where the container does not say."""
     is_damaged: bool = False
     """Whether the container knows that some of it is missing or wrong."""
+    offset: int = -1
+    """Where in the file its bytes lie, one behind the other; -1 where they do not, or nobody knows."""
+    size: int = 0
 
 
-OVERRUN_SECONDS = Fraction(1, 2)
-"""The last frame may be asked for this long after it ends: headers round, and count sound tracks in."""
+class DecoderSetup(NamedTuple):
+    """What a decoder must be told before it gets packets that no container hands it."""
+
+    codec: str
+    extradata: bytes
+    width: int
+    height: int
+    pix_fmt: str
+    colors: tuple[int, ...]
 
 
 class Run(NamedTuple):
@@ -42,84 +59,135 @@ class Run(NamedTuple):
     wanted: frozenset[int]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class PacketIndex:
     """When every frame is shown. A frame's rank is its place in the order of display, its packet's position the
-    place in the order of decoding."""
+    place in the order of decoding. P packets, F frames; arrays may lie in a file, of which little is then read."""
 
-    packets: tuple[Stamps, ...]
-    """By position."""
-    shown: tuple[int, ...]
-    """When each frame is shown, in ticks; by rank, so sorted."""
+    pts_P: np.ndarray
+    """int64, NO_STAMP where a packet carries none; so is `dts_P`."""
+    dts_P: np.ndarray
+    is_key_P: np.ndarray
+    rank_P: np.ndarray
+    """int32: the rank of each packet's frame, -1 where it is hidden; empty unless `by_pts`."""
+    position_F: np.ndarray
+    """int32: the position of each frame's packet; empty unless `by_pts`."""
+    shown_F: np.ndarray
+    """int64: when each frame is shown, in ticks; sorted."""
     time_base: Fraction
     by_pts: bool
     """A frame is known by its pts. Where packets carry none, or the same twice, it is known by counting."""
     can_seek: bool
+    last_seconds: Fraction
+    """How long the last frame is shown: what its packet says, or the mean of all, whichever is longer."""
+    offset_P: np.ndarray
+    """int64: where each packet's bytes lie in the file, and `size_P` how many; empty where not all lie open."""
+    size_P: np.ndarray
+    is_damaged: bool = False
+    """Whether the container knows of a packet that is damaged."""
+    setup: DecoderSetup | None = None
+    """For a decoder that gets its packets without the container; None where it needs one."""
     first: int = 0
     """Rank of the first frame that a decoder can give; time 0."""
-    position_of_pts: Mapping[int | None, int] = field(default_factory=dict, repr=False, compare=False)
-    rank_of_pts: Mapping[int | None, int] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
-    def of(cls, packets: Sequence[Stamps], time_base: Fraction, can_seek: bool, reorders: bool) -> PacketIndex:
+    def of(cls, packets: Iterable[Stamps], time_base: Fraction, can_seek: bool, reorders: bool) -> PacketIndex:
         """The index of `packets`, which come in the order of decoding.
 
         `can_seek`: the container finds its keyframes. `reorders`: the codec says that frames are not shown in the
         order they are decoded in. Pts that rise in that order all the same are made up (AVI stores none), or such
         that counting gives the same. `Anomaly` when frames have no times.
         """
-        displayed = [packet for packet in packets if packet.is_shown]
-        if not displayed:
+        pts_P, dts_P, duration_P, offset_P, size_P, flags_P = _columns(packets)
+        is_key_P, is_shown_P = flags_P & IS_KEY != 0, flags_P & IS_SHOWN != 0
+        if not is_shown_P.any():
             raise Anomaly("no frame is shown")
-        position_of_pts: dict[int | None, int] = {
-            packet.pts: at for at, packet in enumerate(packets) if packet.pts is not None
-        }
-        rising = all(a < b for a, b in pairwise(packet.pts for packet in packets if packet.pts is not None))
-        made_up = reorders and len(packets) > 1 and rising
-        by_pts = not made_up and len(position_of_pts) == len(packets)
-        shown = _times(displayed)
-        first = packets[0]
+        known = pts_P[pts_P != NO_STAMP]
+        made_up = reorders and len(pts_P) > 1 and bool((known[1:] > known[:-1]).all())
+        by_pts = not made_up and len(known) == len(pts_P) == len(np.unique(known))
+        shown_F = _times(pts_P[is_shown_P], dts_P[is_shown_P])
+        rank_P = position_F = np.zeros(0, np.int32)
+        if by_pts:
+            displayed = np.flatnonzero(is_shown_P)
+            position_F = displayed[np.argsort(pts_P[displayed])].astype(np.int32)
+            rank_P = np.full(len(pts_P), -1, np.int32)
+            rank_P[position_F] = np.arange(len(position_F), dtype=np.int32)
+        starts = bool(is_key_P[0]) and pts_P[0] != NO_STAMP and bool(pts_P[0] <= shown_F[0])
+        said = int(duration_P[(pts_P == shown_F[-1]) | (dts_P == shown_F[-1])].max(initial=0))
+        # Who gives packets to a decoder cannot tell it which of them are hidden.
+        lie_open = bool((offset_P >= 0).all() and is_shown_P.all())
         return cls(
-            packets=tuple(packets),
-            shown=shown,
+            pts_P=pts_P,
+            dts_P=dts_P,
+            is_key_P=is_key_P,
+            rank_P=rank_P,
+            position_F=position_F,
+            shown_F=shown_F,
             time_base=time_base,
             by_pts=by_pts,
-            can_seek=can_seek and by_pts and first.is_key and first.pts is not None and first.pts <= shown[0],
-            position_of_pts=position_of_pts if by_pts else {},
-            rank_of_pts={stamp: rank for rank, stamp in enumerate(shown)} if by_pts else {},
+            can_seek=can_seek and by_pts and starts,
+            last_seconds=max(said * time_base, _mean_ticks(shown_F) * time_base),
+            offset_P=offset_P if lie_open else offset_P[:0],
+            size_P=size_P if lie_open else size_P[:0],
+            is_damaged=bool((flags_P & IS_DAMAGED).any()),
         )
+
+    def __len__(self) -> int:
+        """How many frames are shown."""
+        return len(self.shown_F)
+
+    @property
+    def num_packets(self) -> int:
+        return len(self.pts_P)
 
     @property
     def may_start_late(self) -> bool:
         """Whether the first frames refer to pictures that are not in the file, so that a decoder may drop them."""
-        first = self.packets[0]
-        return self.by_pts and (not first.is_key or (first.pts is not None and self.shown[0] < first.pts))
+        return self.by_pts and (not self.is_key_P[0] or bool(self.shown_F[0] < self.pts_P[0]))
 
     @property
     def duration(self) -> Fraction | None:
         """Seconds from the first frame to the end of the last, which counts as long as the mean; None for one frame."""
-        return self.mean_seconds * len(self.shown) if len(self.shown) > 1 else None
+        return self.mean_seconds * len(self) if len(self) > 1 else None
 
     @property
     def mean_seconds(self) -> Fraction:
         """How long a frame is shown on the average; 0 where there is but one."""
-        num = len(self.shown)
-        return (self.shown[-1] - self.shown[0]) * self.time_base / (num - 1) if num > 1 else Fraction(0)
+        return _mean_ticks(self.shown_F) * self.time_base
+
+    def stamps(self, position: int) -> Stamps:
+        """What is kept of the packet at a position."""
+        pts, dts = (int(stamps_P[position]) for stamps_P in (self.pts_P, self.dts_P))
+        is_shown = not self.by_pts or bool(self.rank_P[position] >= 0)
+        return Stamps(_known(pts), _known(dts), bool(self.is_key_P[position]), is_shown)
+
+    def ranks_in(self, start: int, end: int) -> dict[int | None, int]:
+        """The rank by pts of the frames in packets start..end, -1 for those that are hidden."""
+        part = slice(start, end + 1)
+        return dict(zip(self.pts_P[part].tolist(), self.rank_P[part].tolist(), strict=True))
+
+    def pts_in(self, run: Run) -> list[int]:
+        """The pts of the packets of a run."""
+        return self.pts_P[run.start : run.end + 1].tolist()
+
+    def dts_in(self, run: Run) -> list[int | None]:
+        """The dts of the packets of a run."""
+        return [_known(dts) for dts in self.dts_P[run.start : run.end + 1].tolist()]
+
+    def starts_at(self, rank: int) -> Fraction:
+        """Seconds after the first frame at which the frame of a rank is shown."""
+        return (int(self.shown_F[rank]) - int(self.shown_F[self.first])) * self.time_base
 
     def rank_at(self, time: Fraction) -> int:
         """The rank of the frame shown `time` seconds after the first: the last that began by then, exactly."""
-        ticks = time // self.time_base
-        return max(bisect_right(self.shown, self.shown[self.first] + ticks) - 1, self.first)
-
-    @property
-    def last_seconds(self) -> Fraction:
-        """How long the last frame is shown: what its packet says, or the mean of all, whichever is longer."""
-        stamp = self.shown[-1]
-        said = max((packet.duration for packet in self.packets if stamp in (packet.pts, packet.dts)), default=0)
-        return max(said * self.time_base, self.mean_seconds)
+        tick = min(int(self.shown_F[self.first]) + time // self.time_base, LAST_TICK)
+        return max(int(self.shown_F.searchsorted(tick, side="right")) - 1, self.first)
 
     def ranks(self, wanted: Sequence[Wanted]) -> dict[int, list[int]]:
-        """For each rank that is wanted, ascending: which of `wanted` want it, in the order of their times."""
+        """For each rank that is wanted, ascending: which of `wanted` want it, in the order of their times.
+
+        `Anomaly` if a frame is wanted that the file has no more.
+        """
         self._check_end(max(one.time for one in wanted))
         out: dict[int, list[int]] = {}
         for which in sorted(range(len(wanted)), key=lambda which: wanted[which].time):
@@ -127,22 +195,42 @@ class PacketIndex:
         return out
 
     def _check_end(self, latest: Fraction) -> None:
-        """`Anomaly` if a frame is wanted that the file has no more."""
-        last = (self.shown[-1] - self.shown[self.first]) * self.time_base
-        # Nearly always so, and it saves looking for the last frame's packet among all.
-        if latest <= last:
-            return
-        end = last + self.last_seconds
+        end = self.starts_at(-1) + self.last_seconds
         if latest > end + OVERRUN_SECONDS:
             raise Anomaly(f"ends at {float(end):.2f} s, before the frame wanted at {float(latest):.2f} s")
 
 
-def _times(displayed: Sequence[Stamps]) -> tuple[int, ...]:
-    for times in ([packet.pts for packet in displayed], [packet.dts for packet in displayed]):
-        known = [time for time in times if time is not None]
-        if len(known) == len(displayed):
-            return tuple(sorted(known))
+IS_KEY, IS_SHOWN, IS_DAMAGED = 1, 2, 4
+
+
+def _known(stamp: int) -> int | None:
+    return None if stamp == NO_STAMP else stamp
+
+
+def _columns(packets: Iterable[Stamps]) -> list[np.ndarray]:
+    """Pts, dts, durations, offsets, sizes and flags; of a million packets no object is kept."""
+    columns = [array("q"), array("q"), array("q"), array("q"), array("i"), array("B")]
+    for packet in packets:
+        pts, dts = (NO_STAMP if stamp is None else stamp for stamp in (packet.pts, packet.dts))
+        flags = packet.is_key * IS_KEY | packet.is_shown * IS_SHOWN | packet.is_damaged * IS_DAMAGED
+        values = (pts, dts, packet.duration, packet.offset, packet.size, flags)
+        for column, value in zip(columns, values, strict=True):
+            column.append(value)
+    return [np.array(column) for column in columns]
+
+
+def _times(pts_F: np.ndarray, dts_F: np.ndarray) -> np.ndarray:
+    """When the frames are shown, sorted: by their pts, or by dts where some lack one."""
+    for times_F in (pts_F, dts_F):
+        if (times_F != NO_STAMP).all():
+            return np.sort(times_F)
     raise Anomaly("its packets carry no times")
+
+
+def _mean_ticks(shown_F: np.ndarray) -> Fraction:
+    """From one frame to the next on the average; 0 where there is but one."""
+    num = len(shown_F)
+    return Fraction(int(shown_F[-1]) - int(shown_F[0]), num - 1) if num > 1 else Fraction(0)
 
 
 def plan_gops(index: PacketIndex, ranks: Iterable[int]) -> list[Run]:
@@ -151,12 +239,13 @@ def plan_gops(index: PacketIndex, ranks: Iterable[int]) -> list[Run]:
     A frame needs the packets from the last keyframe that is both decoded and shown no later than itself: what an
     open group of pictures shows before its keyframe needs the group before. Runs that touch are one, without a seek.
     """
-    keys = [at for at, packet in enumerate(index.packets) if packet.is_key]
+    keys = np.flatnonzero(index.is_key_P)
     runs: list[Run] = []
     for rank in ranks:
-        stamp = index.shown[rank]
-        position = index.position_of_pts[stamp]
-        start = _keyframe(index, keys, position, stamp)
+        position = int(index.position_F[rank])
+        if not 0 <= position < index.num_packets:
+            raise Anomaly("its index names a packet that is not there")
+        start = _keyframe(index, keys, position)
         if runs and start <= runs[-1].end + 1:
             last = runs.pop()
             runs.append(Run(min(start, last.start), max(position, last.end), last.wanted | {position}))
@@ -165,9 +254,10 @@ def plan_gops(index: PacketIndex, ranks: Iterable[int]) -> list[Run]:
     return runs
 
 
-def _keyframe(index: PacketIndex, keys: Sequence[int], position: int, stamp: int) -> int:
-    for before in range(bisect_right(keys, position) - 1, -1, -1):
-        pts = index.packets[keys[before]].pts
-        if pts is not None and pts <= stamp:
-            return keys[before]
+def _keyframe(index: PacketIndex, keys: np.ndarray, position: int) -> int:
+    """The keyframe from which to decode the packet at a position, whose pts all packets have."""
+    shown = index.pts_P[position]
+    for before in range(int(keys.searchsorted(position, side="right")) - 1, -1, -1):
+        if index.pts_P[keys[before]] <= shown:
+            return int(keys[before])
     raise Anomaly("a frame is shown before any keyframe")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from vista_train.video.decode.base import MediaUnreadable, Wanted
+from vista_train.video.decode.base import MediaUnreadable, Memory, Wanted
 from vista_train.video.decode.limits import Limits
 from vista_train.video.scaling import resized
 
@@ -34,7 +34,9 @@ class TorchCodecReader:
 
     name = "torchcodec"
 
-    def pictures(self, path: Path, wanted: Sequence[Wanted], limits: Limits) -> Iterator[tuple[int, np.ndarray]]:
+    def pictures(
+        self, path: Path, wanted: Sequence[Wanted], limits: Limits, memory: Memory
+    ) -> Iterator[tuple[int, np.ndarray]]:
         """See `Reader.pictures`."""
         order = sorted(range(len(wanted)), key=lambda which: wanted[which].time)
         try:
