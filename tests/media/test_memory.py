@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.media.kinds import CRASHED, EXPECTED, MADE, RIGHT
+from tests.media.kinds import CRASHED, EXPECTED, MADE, RIGHT, UNREADABLE
 from tests.media.outcome import LIMITS
 from tests.media.table import shown
 from vista_train.video import decode
-from vista_train.video.decode import MediaError, Wanted, indexes, pyav
+from vista_train.video.decode import MediaError, Wanted, indexes, pyav, table
 from vista_train.video.decode import source as opening
 from vista_train.video.decode.indexes import IndexFile, write
 from vista_train.video.media import Media
@@ -141,3 +141,41 @@ def test_a_file_that_has_changed_is_read_anew(odd: Path, tmp_path: Path, monkeyp
         assert np.array_equal(shown[name, "cold"], plain_HWC)
         assert np.array_equal(shown[name, "warm"], plain_HWC)
     assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 2
+
+
+TABLED = [key for key in SAFE if key.endswith((".mp4", ".mov", ".m4v")) and EXPECTED[key].pyav in (RIGHT, UNREADABLE)]
+
+
+@pytest.mark.parametrize("key", TABLED, ids=shown)
+def test_a_table_says_what_the_packets_say_or_nothing(odd: Path, monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    monkeypatch.setattr(table, "MIN_PACKETS", 1)
+    try:
+        decode.probe(odd / key, LIMITS)
+        with opening.opened(odd / key, LIMITS) as source:
+            by_table = table.index_by_table(source) if table.is_tabled(source) else None
+        with opening.opened(odd / key, LIMITS) as source:
+            by_packets = opening.read_index(source)
+    except MediaError:
+        return
+    assert by_table is not None or key not in LIE_OPEN
+    if by_table is None:
+        return
+    for name in ("pts_P", "dts_P", "rank_P", "position_F", "shown_F", "keys_K", "offset_P", "size_P"):
+        assert np.array_equal(getattr(by_table, name), getattr(by_packets, name)), name
+    for name in ("time_base", "last_seconds", "by_pts", "can_seek", "setup", "duration"):
+        assert getattr(by_table, name) == getattr(by_packets, name), name
+
+
+def test_a_long_file_is_indexed_by_its_table_unless_that_lies(
+    odd: Path, monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    monkeypatch.setattr(table, "MIN_PACKETS", 1)
+    wanted = wishes(odd / "plain.mp4")
+    expected = dict(decode.read(odd / "plain.mp4", wanted))
+    assert opened == ["opened", "opened"], "its header, then its pictures; all packets were not read"
+    delays = table._delays
+    monkeypatch.setattr(table, "_delays", lambda *given: delays(*given)[::-1].copy())
+    opened.clear()
+    found = dict(decode.read(odd / "plain.mp4", wanted))
+    assert opened == ["opened", "opened", "read"]
+    assert all(np.array_equal(found[which], expected[which]) for which in expected)

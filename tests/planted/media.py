@@ -168,6 +168,20 @@ MUTANTS = (
         "tests/media/test_memory.py",
     ),
     Mutant(
+        "a_table_is_believed",
+        "vista_train/video/decode/table.py",
+        "        if [packet._replace(duration=0) for packet in found] != expected:\n",
+        "        if False:\n",
+        "tests/media/test_memory.py",
+    ),
+    Mutant(
+        "a_table_is_not_shifted",
+        "vista_train/video/decode/table.py",
+        "columns.pts_P + (first.pts - int(columns.pts_P[0]))",
+        "columns.pts_P",
+        "tests/media/test_memory.py",
+    ),
+    Mutant(
         "any_demuxer",
         "vista_train/video/decode/source.py",
         '        "format_whitelist": ",".join(limits.containers),\n',

@@ -40,13 +40,14 @@ class Direct(NamedTuple):
         self.codec.flush_buffers()
         part = slice(run.start, run.end + 1)
         places = zip(index.offset_P[part].tolist(), index.size_P[part].tolist(), strict=True)
+        keys = set(index.keys_in(run.start, run.end))
         times = zip(index.pts_P[part].tolist(), index.dts_in(run), strict=True)
         for position, ((offset, size), (pts, dts)) in enumerate(zip(places, times, strict=True), run.start):
             content = os.pread(self.descriptor, size, offset)
             if len(content) != size:
                 raise Anomaly("the file ends before a packet that its index has")
             packet = Packet(content)
-            packet.pts, packet.dts, packet.is_keyframe = pts, dts, bool(index.is_key_P[position])
+            packet.pts, packet.dts, packet.is_keyframe = pts, dts, position in keys
             self.codec.skip_frame = skipping(position, run)
             yield packet
 

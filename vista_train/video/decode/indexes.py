@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import mmap
+import os
 import secrets
 import struct
 from base64 import b64decode, b64encode
@@ -12,11 +12,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
-from vista_train.video.decode.packets import DecoderSetup, PacketIndex
+from vista_train.video.decode.packets import Anomaly, DecoderSetup, PacketIndex
 
 MAGIC = b"vistaix1"
 HEAD = struct.Struct("<8sII")
@@ -32,7 +32,7 @@ ARRAYS = {
     "rank_P": "<i4",
     "position_F": "<i4",
     "size_P": "<i4",
-    "is_key_P": "|b1",
+    "keys_K": "<i4",
 }
 """An index's arrays, in the order in which they lie in its file."""
 
@@ -55,8 +55,8 @@ class IndexFile:
         """What stands in the file; None where there is none, or none that is whole."""
         if self.path is None:
             return None
-        with suppress(OSError, ValueError, TypeError, KeyError), self.path.open("rb") as file:
-            return from_buffer(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            return read(self.path)
         return None
 
     def keep(self, index: PacketIndex) -> None:
@@ -95,41 +95,70 @@ def to_bytes(index: PacketIndex) -> bytes:
     return HEAD.pack(MAGIC, len(text), len(content)) + content[HEAD.size :]
 
 
-def from_buffer(buffer: mmap.mmap, start: int = 0) -> PacketIndex:
-    """The index whose bytes begin at `start`; its arrays lie in the buffer. `ValueError` unless it is whole."""
-    if len(buffer) < start + HEAD.size:
-        raise ValueError("too short for an index")
-    magic, text_bytes, all_bytes = HEAD.unpack_from(buffer, start)
-    if magic != MAGIC or start + all_bytes > len(buffer):
+class Stored:
+    """A column of numbers in a file, read where they are looked at: of an index of hours little is ever needed.
+
+    Mapped into memory instead, all of it would soon count as this process's.
+    """
+
+    def __init__(self, file: BinaryIO, kind: str, length: int, start: int) -> None:
+        self._file, self._kind, self._length, self._start = file, np.dtype(kind), length, start
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, at: Any) -> Any:
+        if isinstance(at, slice):
+            first, last, _ = at.indices(self._length)
+            return self._read(first, max(0, last - first))
+        at = at + self._length if at < 0 else at
+        if not 0 <= at < self._length:
+            raise IndexError(at)
+        return self._read(at, 1)[0]
+
+    def _read(self, first: int, num: int) -> np.ndarray:
+        size = self._kind.itemsize
+        content = os.pread(self._file.fileno(), num * size, self._start + first * size)
+        if len(content) != num * size:
+            raise Anomaly("its index has become shorter")
+        return np.frombuffer(content, self._kind)
+
+
+def read(path: Path, start: int = 0) -> PacketIndex:
+    """The index whose bytes begin at `start` of a file. `ValueError` unless it is whole."""
+    file = path.open("rb", buffering=0)
+    size = os.fstat(file.fileno()).st_size
+    magic, text_bytes, all_bytes = HEAD.unpack(os.pread(file.fileno(), HEAD.size, start).ljust(HEAD.size))
+    if magic != MAGIC or start + all_bytes > size:
         raise ValueError("no index, or not a whole one")
-    facts = json.loads(buffer[start + HEAD.size : start + HEAD.size + text_bytes])
-    at = start + HEAD.size + text_bytes
-    arrays: dict[str, np.ndarray] = {}
+    facts = json.loads(os.pread(file.fileno(), text_bytes, start + HEAD.size))
+    at = HEAD.size + text_bytes
+    columns: dict[str, Stored] = {}
     for (name, kind), length in zip(ARRAYS.items(), facts["lengths"], strict=True):
-        at += -(at - start) % 8
-        arrays[name] = np.frombuffer(buffer, kind, length, at)
-        at += arrays[name].nbytes
-    num_packets, num_frames = len(arrays["pts_P"]), len(arrays["shown_F"])
-    of_packets = {len(arrays[name]) for name in ("dts_P", "rank_P", "is_key_P")}
-    of_places = {len(arrays[name]) for name in ("offset_P", "size_P")}
-    if not num_frames or of_packets != {num_packets} or of_places not in ({0}, {num_packets}):
+        at += -at % 8
+        columns[name] = Stored(file, kind, int(length), start + at)
+        at += int(length) * np.dtype(kind).itemsize
+    lengths = {name: len(column) for name, column in columns.items()}
+    of_packets = {lengths[name] for name in ("pts_P", "dts_P", "rank_P")}
+    of_places = {lengths[name] for name in ("offset_P", "size_P")}
+    if len(of_packets) > 1 or not (of_places == {0} or of_places == of_packets) or lengths["shown_F"] < 1:
         raise ValueError("an index whose parts do not belong together")
-    if len(arrays["position_F"]) != num_frames or at - start > all_bytes:
+    if lengths["position_F"] != lengths["shown_F"] or at > all_bytes or min(lengths.values()) < 0:
         raise ValueError("an index whose parts do not belong together")
     setup = facts["setup"]
     return PacketIndex(
-        pts_P=arrays["pts_P"],
-        dts_P=arrays["dts_P"],
-        is_key_P=arrays["is_key_P"],
-        rank_P=arrays["rank_P"],
-        position_F=arrays["position_F"],
-        shown_F=arrays["shown_F"],
+        pts_P=columns["pts_P"],
+        dts_P=columns["dts_P"],
+        rank_P=columns["rank_P"],
+        position_F=columns["position_F"],
+        shown_F=columns["shown_F"],
+        keys_K=columns["keys_K"][:],
         time_base=Fraction(*facts["time_base"]),
         by_pts=True,
         can_seek=True,
         last_seconds=Fraction(*facts["last_seconds"]),
-        offset_P=arrays["offset_P"],
-        size_P=arrays["size_P"],
+        offset_P=columns["offset_P"],
+        size_P=columns["size_P"],
         setup=setup and _setup(setup),
     )
 

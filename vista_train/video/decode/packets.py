@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, overload
 
 import numpy as np
 
@@ -40,6 +41,18 @@ class Stamps(NamedTuple):
     size: int = 0
 
 
+class Column(Protocol):
+    """Whole numbers: an array, or such as are read from a file where they are looked at."""
+
+    def __len__(self) -> int: ...
+
+    @overload
+    def __getitem__(self, at: int) -> Any: ...
+
+    @overload
+    def __getitem__(self, at: slice) -> np.ndarray: ...
+
+
 class DecoderSetup(NamedTuple):
     """What a decoder must be told before it gets packets that no container hands it."""
 
@@ -59,30 +72,45 @@ class Run(NamedTuple):
     wanted: frozenset[int]
 
 
+IS_KEY, IS_SHOWN, IS_DAMAGED = 1, 2, 4
+
+
+class Columns(NamedTuple):
+    """What is kept of P packets, each an array [P] of whole numbers."""
+
+    pts_P: np.ndarray
+    dts_P: np.ndarray
+    duration_P: np.ndarray
+    offset_P: np.ndarray
+    size_P: np.ndarray
+    flags_P: np.ndarray
+
+
 @dataclass(frozen=True, eq=False)
 class PacketIndex:
     """When every frame is shown. A frame's rank is its place in the order of display, its packet's position the
-    place in the order of decoding. P packets, F frames; arrays may lie in a file, of which little is then read."""
+    place in the order of decoding. P packets, F frames, K keyframes."""
 
-    pts_P: np.ndarray
+    pts_P: Column
     """int64, NO_STAMP where a packet carries none; so is `dts_P`."""
-    dts_P: np.ndarray
-    is_key_P: np.ndarray
-    rank_P: np.ndarray
+    dts_P: Column
+    rank_P: Column
     """int32: the rank of each packet's frame, -1 where it is hidden; empty unless `by_pts`."""
-    position_F: np.ndarray
+    position_F: Column
     """int32: the position of each frame's packet; empty unless `by_pts`."""
-    shown_F: np.ndarray
+    shown_F: Column
     """int64: when each frame is shown, in ticks; sorted."""
+    keys_K: np.ndarray
+    """int32: the positions of the keyframes; sorted."""
     time_base: Fraction
     by_pts: bool
     """A frame is known by its pts. Where packets carry none, or the same twice, it is known by counting."""
     can_seek: bool
     last_seconds: Fraction
     """How long the last frame is shown: what its packet says, or the mean of all, whichever is longer."""
-    offset_P: np.ndarray
+    offset_P: Column
     """int64: where each packet's bytes lie in the file, and `size_P` how many; empty where not all lie open."""
-    size_P: np.ndarray
+    size_P: Column
     is_damaged: bool = False
     """Whether the container knows of a packet that is damaged."""
     setup: DecoderSetup | None = None
@@ -98,8 +126,13 @@ class PacketIndex:
         order they are decoded in. Pts that rise in that order all the same are made up (AVI stores none), or such
         that counting gives the same. `Anomaly` when frames have no times.
         """
-        pts_P, dts_P, duration_P, offset_P, size_P, flags_P = _columns(packets)
-        is_key_P, is_shown_P = flags_P & IS_KEY != 0, flags_P & IS_SHOWN != 0
+        return cls.of_columns(_columns(packets), time_base, can_seek, reorders)
+
+    @classmethod
+    def of_columns(cls, columns: Columns, time_base: Fraction, can_seek: bool, reorders: bool) -> PacketIndex:
+        """`of`, where packets already stand in arrays."""
+        pts_P, dts_P, duration_P, offset_P, size_P, flags_P = columns
+        keys_K, is_shown_P = np.flatnonzero(flags_P & IS_KEY).astype(np.int32), flags_P & IS_SHOWN != 0
         if not is_shown_P.any():
             raise Anomaly("no frame is shown")
         known = pts_P[pts_P != NO_STAMP]
@@ -112,17 +145,17 @@ class PacketIndex:
             position_F = displayed[np.argsort(pts_P[displayed])].astype(np.int32)
             rank_P = np.full(len(pts_P), -1, np.int32)
             rank_P[position_F] = np.arange(len(position_F), dtype=np.int32)
-        starts = bool(is_key_P[0]) and pts_P[0] != NO_STAMP and bool(pts_P[0] <= shown_F[0])
+        starts = 0 in keys_K[:1] and pts_P[0] != NO_STAMP and bool(pts_P[0] <= shown_F[0])
         said = int(duration_P[(pts_P == shown_F[-1]) | (dts_P == shown_F[-1])].max(initial=0))
         # Who gives packets to a decoder cannot tell it which of them are hidden.
         lie_open = bool((offset_P >= 0).all() and is_shown_P.all())
         return cls(
             pts_P=pts_P,
             dts_P=dts_P,
-            is_key_P=is_key_P,
             rank_P=rank_P,
             position_F=position_F,
             shown_F=shown_F,
+            keys_K=keys_K,
             time_base=time_base,
             by_pts=by_pts,
             can_seek=can_seek and by_pts and starts,
@@ -143,7 +176,7 @@ class PacketIndex:
     @property
     def may_start_late(self) -> bool:
         """Whether the first frames refer to pictures that are not in the file, so that a decoder may drop them."""
-        return self.by_pts and (not self.is_key_P[0] or bool(self.shown_F[0] < self.pts_P[0]))
+        return self.by_pts and (0 not in self.keys_K[:1] or bool(self.shown_F[0] < self.pts_P[0]))
 
     @property
     def duration(self) -> Fraction | None:
@@ -159,12 +192,16 @@ class PacketIndex:
         """What is kept of the packet at a position."""
         pts, dts = (int(stamps_P[position]) for stamps_P in (self.pts_P, self.dts_P))
         is_shown = not self.by_pts or bool(self.rank_P[position] >= 0)
-        return Stamps(_known(pts), _known(dts), bool(self.is_key_P[position]), is_shown)
+        return Stamps(_known(pts), _known(dts), position in self.keys_in(position, position), is_shown)
 
     def ranks_in(self, start: int, end: int) -> dict[int | None, int]:
         """The rank by pts of the frames in packets start..end, -1 for those that are hidden."""
         part = slice(start, end + 1)
         return dict(zip(self.pts_P[part].tolist(), self.rank_P[part].tolist(), strict=True))
+
+    def keys_in(self, start: int, end: int) -> list[int]:
+        """The positions of the keyframes among packets start..end."""
+        return self.keys_K[bisect_left(self.keys_K, start) : bisect_right(self.keys_K, end)].tolist()
 
     def pts_in(self, run: Run) -> list[int]:
         """The pts of the packets of a run."""
@@ -181,7 +218,7 @@ class PacketIndex:
     def rank_at(self, time: Fraction) -> int:
         """The rank of the frame shown `time` seconds after the first: the last that began by then, exactly."""
         tick = min(int(self.shown_F[self.first]) + time // self.time_base, LAST_TICK)
-        return max(int(self.shown_F.searchsorted(tick, side="right")) - 1, self.first)
+        return max(bisect_right(self.shown_F, tick) - 1, self.first)
 
     def ranks(self, wanted: Sequence[Wanted]) -> dict[int, list[int]]:
         """For each rank that is wanted, ascending: which of `wanted` want it, in the order of their times.
@@ -200,15 +237,12 @@ class PacketIndex:
             raise Anomaly(f"ends at {float(end):.2f} s, before the frame wanted at {float(latest):.2f} s")
 
 
-IS_KEY, IS_SHOWN, IS_DAMAGED = 1, 2, 4
-
-
 def _known(stamp: int) -> int | None:
     return None if stamp == NO_STAMP else stamp
 
 
-def _columns(packets: Iterable[Stamps]) -> list[np.ndarray]:
-    """Pts, dts, durations, offsets, sizes and flags; of a million packets no object is kept."""
+def _columns(packets: Iterable[Stamps]) -> Columns:
+    """Packets in arrays: of a million no object is kept."""
     columns = [array("q"), array("q"), array("q"), array("q"), array("i"), array("B")]
     for packet in packets:
         pts, dts = (NO_STAMP if stamp is None else stamp for stamp in (packet.pts, packet.dts))
@@ -216,7 +250,7 @@ def _columns(packets: Iterable[Stamps]) -> list[np.ndarray]:
         values = (pts, dts, packet.duration, packet.offset, packet.size, flags)
         for column, value in zip(columns, values, strict=True):
             column.append(value)
-    return [np.array(column) for column in columns]
+    return Columns(*map(np.array, columns))
 
 
 def _times(pts_F: np.ndarray, dts_F: np.ndarray) -> np.ndarray:
@@ -227,7 +261,7 @@ def _times(pts_F: np.ndarray, dts_F: np.ndarray) -> np.ndarray:
     raise Anomaly("its packets carry no times")
 
 
-def _mean_ticks(shown_F: np.ndarray) -> Fraction:
+def _mean_ticks(shown_F: Column) -> Fraction:
     """From one frame to the next on the average; 0 where there is but one."""
     num = len(shown_F)
     return Fraction(int(shown_F[-1]) - int(shown_F[0]), num - 1) if num > 1 else Fraction(0)
@@ -239,13 +273,12 @@ def plan_gops(index: PacketIndex, ranks: Iterable[int]) -> list[Run]:
     A frame needs the packets from the last keyframe that is both decoded and shown no later than itself: what an
     open group of pictures shows before its keyframe needs the group before. Runs that touch are one, without a seek.
     """
-    keys = np.flatnonzero(index.is_key_P)
     runs: list[Run] = []
     for rank in ranks:
         position = int(index.position_F[rank])
         if not 0 <= position < index.num_packets:
             raise Anomaly("its index names a packet that is not there")
-        start = _keyframe(index, keys, position)
+        start = _keyframe(index, position)
         if runs and start <= runs[-1].end + 1:
             last = runs.pop()
             runs.append(Run(min(start, last.start), max(position, last.end), last.wanted | {position}))
@@ -254,10 +287,11 @@ def plan_gops(index: PacketIndex, ranks: Iterable[int]) -> list[Run]:
     return runs
 
 
-def _keyframe(index: PacketIndex, keys: np.ndarray, position: int) -> int:
+def _keyframe(index: PacketIndex, position: int) -> int:
     """The keyframe from which to decode the packet at a position, whose pts all packets have."""
     shown = index.pts_P[position]
-    for before in range(int(keys.searchsorted(position, side="right")) - 1, -1, -1):
-        if index.pts_P[keys[before]] <= shown:
-            return int(keys[before])
+    for before in range(bisect_right(index.keys_K, position) - 1, -1, -1):
+        key = int(index.keys_K[before])
+        if 0 <= key <= position and index.pts_P[key] <= shown:
+            return key
     raise Anomaly("a frame is shown before any keyframe")

@@ -27,6 +27,7 @@ from vista_train.video.decode.direct import Direct, direct
 from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.packets import Anomaly, PacketIndex, Run, Stamps, plan_gops
 from vista_train.video.decode.source import Source, opened, read_index, told
+from vista_train.video.decode.table import index_by_table, is_tabled
 
 KNOWN_WRONG: dict[str, str] = {}
 """Kinds of file of which other frames are given than are shown at the time asked for: none known."""
@@ -147,16 +148,31 @@ class PyAVReader:
         if known is not None and (yield from _remembered(path, known, wanted, limits)):
             return
         with opened(path, limits) as source:
-            index, scaler = read_index(source), Scaler()
-            if index.can_seek:
-                ranks = index.ranks(wanted)
-                with suppress(Anomaly, av.FFmpegError):
-                    yield from _pictures(sparse_frames(source, index, ranks), ranks, wanted, scaler)
-                    # A container that turns its pictures is needed again.
-                    memory.keep(replace(index, setup=None) if scaler.has_turned else index)
+            tabled = is_tabled(source)
+            index = index_by_table(source) if tabled else read_index(source)
+            if index is not None and index.can_seek and (yield from _sparse(source, index, wanted, memory)):
+                return
+        if index is None or tabled:
+            # A table does not say all that can be known of a file.
+            with opened(path, limits) as source:
+                index = read_index(source)
+                if index.can_seek and (yield from _sparse(source, index, wanted, memory)):
                     return
         with opened(path, limits) as source:
             yield from _in_order(source, index, wanted)
+
+
+def _sparse(
+    source: Source, index: PacketIndex, wanted: Sequence[Wanted], memory: Memory
+) -> Generator[tuple[int, np.ndarray], None, bool]:
+    """The pictures by seeking, if all goes as the index has it; whether it does. The index is then worth keeping."""
+    ranks, scaler = index.ranks(wanted), Scaler()
+    with suppress(Anomaly, av.FFmpegError):
+        yield from _pictures(sparse_frames(source, index, ranks), ranks, wanted, scaler)
+        # A container that turns its pictures is needed again.
+        memory.keep(replace(index, setup=None) if scaler.has_turned else index)
+        return True
+    return False
 
 
 def _remembered(

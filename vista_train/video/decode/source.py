@@ -76,6 +76,17 @@ class Source(NamedTuple):
                 if packet.size:
                     yield packet
 
+    def stamps(self) -> Iterator[Stamps]:
+        """What is kept of each packet from here on. Where it lies is kept if these very bytes stand there."""
+        with open(self.path, "rb", buffering=0) as file:
+            lies_open = "mov" in self.formats
+            for packet in self.packets():
+                lies_open = lies_open and _lies_open(packet, file.fileno())
+                yield Stamps(
+                    packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard, packet.duration or 0,
+                    packet.is_corrupt, packet.pos if lies_open and packet.pos is not None else -1, packet.size,
+                )  # fmt: skip
+
     def decode(self, packet: Packet | None) -> list[VideoFrame]:
         """The frames that come out of the decoder for one packet."""
         return self.stream.decode(packet)
@@ -224,7 +235,7 @@ def _best_video(container: InputContainer) -> VideoStream:
 def read_index(source: Source) -> PacketIndex:
     """Demux the whole file once; `Anomaly` when it ends before its header says. Leaves the file at its end."""
     index = PacketIndex.of(
-        _stamps(source),
+        _counted(source),
         source.time_base,
         can_seek=bool(source.formats & SEEKABLE),
         reorders=bool(source.stream.codec_context.has_b_frames),
@@ -233,30 +244,23 @@ def read_index(source: Source) -> PacketIndex:
     return replace(index, setup=setup_of(source.stream.codec_context)) if len(index.offset_P) else index
 
 
+def _counted(source: Source) -> Iterator[Stamps]:
+    """What is kept of all packets; `Anomaly` at their end if there are less than the header promises."""
+    promised, count = source.num_promised(), 0
+    for count, stamps in enumerate(source.stamps(), 1):
+        if count > source.limits.max_frames:
+            source.check(0, 0, count, Fraction(0))
+        yield stamps
+    if count < WHOLE * promised:
+        raise Anomaly(f"truncated: {count} packets where its header promises {promised}")
+
+
 def setup_of(codec: VideoCodecContext) -> DecoderSetup | None:
     """What it takes to have the same decoder again; None where that is not known for sure."""
     if codec.pix_fmt is None:
         return None
     colors = tuple(int(getattr(codec, name)) for name in COLORS)
     return DecoderSetup(codec.name, bytes(codec.extradata or b""), codec.width, codec.height, codec.pix_fmt, colors)
-
-
-def _stamps(source: Source) -> Iterator[Stamps]:
-    """What is kept of each packet. Where it lies is kept if these very bytes stand there."""
-    promised, count = source.num_promised(), 0
-    with open(source.path, "rb", buffering=0) as file:
-        lies_open = "mov" in source.formats
-        for packet in source.packets():
-            count += 1
-            if count > source.limits.max_frames:
-                source.check(0, 0, count, Fraction(0))
-            lies_open = lies_open and _lies_open(packet, file.fileno())
-            yield Stamps(
-                packet.pts, packet.dts, packet.is_keyframe, not packet.is_discard, packet.duration or 0,
-                packet.is_corrupt, packet.pos if lies_open and packet.pos is not None else -1, packet.size,
-            )  # fmt: skip
-    if count < WHOLE * promised:
-        raise Anomaly(f"truncated: {count} packets where its header promises {promised}")
 
 
 def _lies_open(packet: Packet, descriptor: int) -> bool:
