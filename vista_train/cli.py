@@ -12,20 +12,23 @@ from pathlib import Path
 from vista_train.config import schema
 from vista_train.data import ledger
 from vista_train.data.check import Interrupted, check_manifest, shard_of
+from vista_train.data.proxies import make_proxies
 from vista_train.doctor import report
 from vista_train.merge import DTYPES, LAYOUTS, merge
+from vista_train.video.decode.sizes import Sizes
 from vista_train.video.media import ISOLATION, Media
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line. Exit code 2 and one sentence for what the user can mend.
 
-    `check` and `doctor` have 1 besides, for what they found, and `check` 130."""
+    `check`, `proxies` and `doctor` have 1 besides, for what they found, and the first two 130."""
     parser = argparse.ArgumentParser(prog="vista-train", description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     printing = commands.add_parser("schema", help="print the JSON schema of a recipe")
     printing.add_argument("--family", default="tiny", help="whose settings stand under `family`")
     _describe_check(commands.add_parser("check", help="look into every file that a manifest names, and clean it"))
+    _describe_proxies(commands.add_parser("proxies", help="make small, quick versions of a manifest's files"))
     _describe_ledger(commands.add_parser("ledger", help="what a run has lost, by reason and source"))
     commands.add_parser("doctor", help="versions, known holes, and what protection this machine can give")
     merging = commands.add_parser("merge", help="make a plain checkpoint of one that a run wrote, adapters and all")
@@ -51,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             told, num_warnings = report()
             print(told)
             return 1 if num_warnings else 0
-        return _check(arguments)
+        return _proxies(arguments) if arguments.command == "proxies" else _check(arguments)
     except Interrupted as error:
         print(f"vista_train: {error}", file=sys.stderr)
         return 130
@@ -86,18 +89,52 @@ def _ledger(arguments: argparse.Namespace) -> int:
 
 
 def _describe_check(checking: argparse.ArgumentParser) -> None:
-    checking.add_argument("manifest", help="a JSONL manifest")
-    checking.add_argument("--root", default=".", help="the folder its paths are relative to")
-    checking.add_argument("--workers", type=int, help="files that are looked into at a time (default: the cores)")
+    _describe_files(checking, "files that are looked into at a time")
     checking.add_argument("--out", help="the clean manifest to write (default: <name>.clean.jsonl beside the manifest)")
-    checking.add_argument("--shard", default="1/1", help="i/n: only every n-th file, from the i-th on, i from 1 to n")
     checking.add_argument("--retry", action="store_true", help="look again into files that failed in a run before")
-    checking.add_argument(
-        "--cache", help="where indexes are kept (default: $VISTA_TRAIN_CACHE or ~/.cache/vista_train)"
+
+
+def _describe_proxies(making: argparse.ArgumentParser) -> None:
+    _describe_files(making, "files that are worked on at a time")
+    making.add_argument("--out", required=True, help="the folder to fill, data.proxies in recipes")
+    making.add_argument("--short-edge", type=int, default=336, help="shorter side of the small videos, in pixels")
+    making.add_argument(
+        "--tiles", type=int, nargs="?", const=48, metavar="PX",
+        help="beside them, all pictures as plain bytes, their shorter side so many pixels (48 if not said)",
+    )  # fmt: skip
+    making.add_argument("--tile-fps", type=float, help="tiles a second, at most (default: every frame)")
+
+
+def _describe_files(parser: argparse.ArgumentParser, at_a_time: str) -> None:
+    parser.add_argument("manifest", help="a JSONL manifest")
+    parser.add_argument("--root", default=".", help="the folder its paths are relative to")
+    parser.add_argument("--workers", type=int, help=f"{at_a_time} (default: the cores)")
+    parser.add_argument("--shard", default="1/1", help="i/n: only every n-th file, from the i-th on, i from 1 to n")
+    parser.add_argument("--cache", help="where indexes are kept (default: $VISTA_TRAIN_CACHE or ~/.cache/vista_train)")
+    parser.add_argument("--allow-symlinks", action="store_true", help="as data.allow_symlinks")
+    parser.add_argument("--allow-absolute", action="store_true", help="as data.allow_absolute")
+    parser.add_argument("--isolate", choices=ISOLATION, default="process", help="as data.isolate")
+
+
+def _proxies(arguments: argparse.Namespace) -> int:
+    media = Media(
+        arguments.root,
+        isolate=arguments.isolate,
+        allow_symlinks=arguments.allow_symlinks,
+        allow_absolute=arguments.allow_absolute,
+        makes_proxies=True,
     )
-    checking.add_argument("--allow-symlinks", action="store_true", help="as data.allow_symlinks")
-    checking.add_argument("--allow-absolute", action="store_true", help="as data.allow_absolute")
-    checking.add_argument("--isolate", choices=ISOLATION, default="process", help="as data.isolate")
+    made = make_proxies(
+        arguments.manifest,
+        media,
+        arguments.out,
+        Sizes(arguments.short_edge, arguments.tiles, arguments.tile_fps),
+        shard=shard_of(arguments.shard),
+        workers=arguments.workers,
+        cache=arguments.cache,
+    )
+    print(made)
+    return 1 if made.failed else 0
 
 
 def _check(arguments: argparse.Namespace) -> int:

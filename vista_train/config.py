@@ -74,6 +74,8 @@ class DataSection(Strict):
     """Let manifests name files by absolute paths, wherever they lie."""
     cache: str | None = None
     """Where indexes and probed headers are kept; default, $VISTA_TRAIN_CACHE or ~/.cache/vista_train."""
+    proxies: str | None = None
+    """A folder that `vista-train proxies` has filled: pictures come from there where they are large enough."""
 
 
 WEIGHT = (float, Field(1.0, ge=0, description="How often it is drawn, against the other augmentations; 0 is never."))
@@ -157,6 +159,7 @@ class Recipe(Strict):
             data.allow_symlinks,
             data.allow_absolute,
             cache=cache_folder(data.cache),
+            proxies=data.proxies,
         )
 
     def make_limits(self) -> Limits:

@@ -82,7 +82,7 @@ class Process:
     def __init__(self) -> None:
         at = sys.argv.index("auto")
         *self.arguments, control, memory, learnt = sys.argv[2:at]
-        self.root = sys.argv[at + 1]
+        self.root = sys.argv[at + 2]
         self.control, self.memory = socket.socket(fileno=int(control)), int(memory)
         self.learnt = int(learnt)
 

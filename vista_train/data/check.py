@@ -85,7 +85,7 @@ def check_manifest(
     looked at again, one that failed only with `retry`. `ValueError` for what the user can mend, `Interrupted` when the
     process is told to stop.
     """
-    path, workers = Path(manifest), _num_cores() if workers is None else workers
+    path, workers = Path(manifest), num_cores() if workers is None else workers
     if workers < 1:
         raise ValueError(f"workers is {workers}; at least one must look into the files")
     if not media.root.is_dir():
@@ -285,5 +285,6 @@ class Survey:
                 yield at, int(file), line
 
 
-def _num_cores() -> int:
+def num_cores() -> int:
+    """Cores that this process may use."""
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1

@@ -53,7 +53,9 @@ class IsolationError(RuntimeError):
 class Child:
     """One decoding process, and the memory in which it leaves its pictures."""
 
-    def __init__(self, reader: str, program: Sequence[str] = PROGRAM, roots: Sequence[str] = ()) -> None:
+    def __init__(
+        self, reader: str, program: Sequence[str] = PROGRAM, roots: Sequence[str] = (), max_file_bytes: int = 0
+    ) -> None:
         ours, theirs = socket.socketpair()
         self._control, self._memory = ours, os.memfd_create("pictures", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         # A child that shrank it would take this process down with it; one that sealed it further would break it.
@@ -67,7 +69,7 @@ class Child:
         memory = (self._memory, self._learnt)
         with theirs:
             numbers = [str(number) for number in (theirs.fileno(), *memory)]
-            self._process = _started([*program, *numbers, reader, *roots], theirs, memory)
+            self._process = _started([*program, *numbers, reader, str(max_file_bytes), *roots], theirs, memory)
         self._owner = os.getpid()
         self._end = weakref.finalize(self, _end, self._owner, self._process, ours, memory)
         self.num_requests, self._is_asked = 0, False
@@ -93,8 +95,9 @@ class Child:
         is_ours = self._owner == os.getpid()
         return is_ours and self._end.alive and not self._is_asked and self._process.poll() is None
 
-    def ask(self, key: str, request: Mapping[str, Any], seconds: float) -> dict[str, Any]:
-        """Its answer within `seconds`; `MediaError` if the file is bad, or if this has killed it."""
+    def ask(self, key: str, request: Mapping[str, Any], seconds: float, handed: Sequence[int] = ()) -> dict[str, Any]:
+        """Its answer within `seconds`; `MediaError` if the file is bad, or if this has killed it. It is `handed` open
+        files that it may write."""
         self.num_requests += 1
         self._is_asked = True
         told = {**request, "key": key, "seconds": seconds}
@@ -102,7 +105,7 @@ class Child:
         patience = decoding.Patience(seconds)
         try:
             self._control.settimeout(seconds)
-            decoding.send(self._control, told)
+            decoding.send(self._control, told, handed)
             reply = self._receive(patience)
             if reply is not None and type(reply.get("bytes")) is int:
                 # What it takes to read so much comes on top, as often as this request reads it.
@@ -163,15 +166,20 @@ class Child:
 class Children:
     """The decoding processes of this process: one for each thread that decodes, started when it is needed.
 
-    They can read no files but those under `roots`, if there are any, where the system can see to that.
+    They can read no files but those under `roots`, if there are any, where the system can see to that, and write none
+    but those that they are handed, up to `max_file_bytes` each.
     """
 
-    def __init__(self, reader: str, program: Sequence[str] = PROGRAM, roots: Sequence[str] = ()) -> None:
+    def __init__(
+        self, reader: str, program: Sequence[str] = PROGRAM, roots: Sequence[str] = (), max_file_bytes: int = 0
+    ) -> None:
         self.reader, self.program, self.roots = reader, tuple(program), tuple(roots)
+        self.max_file_bytes = max_file_bytes
         self._idle: deque[Child] = deque()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"reader": self.reader, "program": self.program, "roots": self.roots}
+        names = ("reader", "program", "roots", "max_file_bytes")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__init__(**state)  # type: ignore[misc]
@@ -203,7 +211,7 @@ class Children:
                 child.stop()
         for attempt in range(NUM_STARTS):
             try:
-                return Child(self.reader, self.program, self.roots)
+                return Child(self.reader, self.program, self.roots, self.max_file_bytes)
             except (OSError, IsolationError) as error:
                 # Short of memory or processes, a machine may have them again in a moment.
                 failure = error

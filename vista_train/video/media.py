@@ -5,11 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 
@@ -19,10 +20,12 @@ from vista_train.video.decode.base import KINDS, Header, Inspected, MediaError, 
 from vista_train.video.decode.child import facts
 from vista_train.video.decode.confine import Confined
 from vista_train.video.decode.door import Door
-from vista_train.video.decode.indexes import IndexFile, place_of, write
+from vista_train.video.decode.indexes import Attached, IndexFile, place_of, write
 from vista_train.video.decode.limits import Limits
+from vista_train.video.decode.sizes import Sizes
 from vista_train.video.isolate import PROGRAM, Children
 from vista_train.video.quarantine import COSTLY, Quarantine, is_costly
+from vista_train.video.renditions import PROXY, TILES, Rendition, Renditions
 
 ISOLATION = ("process", "inline")
 MAX_NUMBER = 1 << 62
@@ -35,7 +38,9 @@ class Media:
     `isolate: process` decodes in processes that can be killed, under deadlines and memory limits; `inline` decodes in
     this one, where only what a header says can be refused, and a file that hangs or crashes takes the run with it. Any
     number of threads may use it, and it travels to data workers. In `cache`, a folder, it keeps what it learns of
-    where the packets of long files lie; by default it learns that anew each time.
+    where the packets of long files lie; by default it learns that anew each time. Pictures come from the renditions in
+    `proxies`, a folder that `vista-train proxies` has filled, where these suffice. Who `makes_proxies` has decoding
+    processes that may write the files they are handed.
     """
 
     def __init__(
@@ -48,6 +53,8 @@ class Media:
         allow_absolute: bool = False,
         program: Sequence[str] = PROGRAM,
         cache: str | Path | None = None,
+        proxies: str | Path | None = None,
+        makes_proxies: bool = False,
     ) -> None:
         if isolate not in ISOLATION:
             raise ValueError(f"data.isolate is {isolate!r}; choose one of {', '.join(ISOLATION)}")
@@ -64,9 +71,16 @@ class Media:
         self._indexes = None if cache is None else os.path.join(os.path.abspath(cache), "packets")
         if self._indexes is not None:
             os.makedirs(self._indexes, exist_ok=True)
-        known = [] if self._indexes is None else [self._indexes]
-        roots = () if allow_symlinks or allow_absolute else (self._door.root, *known)
-        self._children = Children(reader, program, roots)
+        self._renditions = None if proxies is None else Renditions(os.path.abspath(proxies))
+        if self._renditions is not None and decode.check_reader(reader).name != decode.AUTO:
+            raise ValueError(f"data.reader is {reader!r}; proxies are read by pyav")
+        more = [self._indexes, self._renditions and self._renditions.folder]
+        roots = () if allow_symlinks or allow_absolute else (self._door.root, *(folder for folder in more if folder))
+        self._children = Children(reader, program, roots, limits.max_bytes if makes_proxies else 0)
+        self._unfit: set[str] = set()
+        """Proxies that have failed: their files stand in for them."""
+        self.drawn: Counter[str] = Counter()
+        """How many pictures have come from where, as this object was asked for them."""
 
     @property
     def rules(self) -> list[Any]:
@@ -93,30 +107,92 @@ class Media:
     def pictures(
         self, key: str, wanted: Sequence[Wanted], predicted_seconds: float = 0.0
     ) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield (index into `wanted`, picture_HWC uint8) for every index, in the order of their times.
+        """Yield (index into `wanted`, picture_HWC uint8) for every index.
 
-        A picture is valid until the next one is asked for. `predicted_seconds`: see `Limits.deadline`.
+        Each comes from the smallest rendition that suffices, those from one in the order of their times; after an
+        anomaly an index may come again, and the last counts. A picture is valid until the next one is asked for.
+        `predicted_seconds`: see `Limits.deadline`.
         """
         with self._named(key):
-            if self.isolate == "inline":
-                yield from self._inline(key, wanted)
-                return
-            order = sorted(range(len(wanted)), key=lambda which: wanted[which].time)
-            once = list(dict.fromkeys(wanted[which] for which in order))
-            with self._children.one() as child:
-                request = self._request("read")
-                pictures = child.pictures(key, once, request, self.limits.deadline(predicted_seconds))
-                if child.learnt is not None:
-                    self._keep(key, child.learnt.stamp, child.learnt.content)
-                by_wish = dict(zip(once, pictures, strict=True))
-                for which in order:
-                    yield which, by_wish[wanted[which]]
+            left = dict(enumerate(wanted))
+            if self._renditions is not None:
+                stamp = self.stamp(key)
+                for kind, show in ((TILES, self._tiles), (PROXY, self._proxy)):
+                    found = self._renditions.get(key, kind, stamp)
+                    if found is None or not left:
+                        continue
+                    some = [which for which, one in left.items() if found.suffices(one) and found.has(one.time)]
+                    for at, picture_HWC in show(key, found, [left[which] for which in some]):
+                        yield some[at], picture_HWC
+                        left.pop(some[at], None)
+            if left:
+                numbers = list(left)
+                for at, picture_HWC in self._original(key, list(left.values()), predicted_seconds):
+                    yield numbers[at], picture_HWC
 
-    def _inline(self, key: str, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
-        with self._door.opened(key) as path:
+    def _tiles(self, key: str, found: Rendition, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+        # Tiles that are not there leave their pictures to whoever comes next.
+        with suppress(OSError, ValueError):
+            for which, picture_HWC in found.tiles(wanted):
+                self.drawn["tiles"] += 1
+                yield which, picture_HWC
+
+    def _proxy(self, key: str, found: Rendition, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+        assert self._renditions is not None
+        if not wanted or key in self._unfit:
+            return
+        door = Door(self._renditions.folder)
+        try:
+            for which, picture_HWC in self._decoded(
+                door, self._renditions.name(key, PROXY), wanted, 0.0, attached=True
+            ):
+                self.drawn["proxy"] += 1
+                yield which, picture_HWC
+        except MediaError:
+            # Whatever is wrong with it, the file is still there.
+            self._unfit.add(key)
+
+    def _original(
+        self, key: str, wanted: Sequence[Wanted], predicted_seconds: float
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        for which, picture_HWC in self._decoded(self._door, key, wanted, predicted_seconds):
+            self.drawn["file"] += 1
+            yield which, picture_HWC
+
+    def _decoded(
+        self, door: Door, key: str, wanted: Sequence[Wanted], predicted_seconds: float, attached: bool = False
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        """Pictures of a file behind a door, in the order of their times; `attached`: its index is at its end."""
+        if self.isolate == "inline":
+            yield from self._inline(door, key, wanted, attached)
+            return
+        order = sorted(range(len(wanted)), key=lambda which: wanted[which].time)
+        once = list(dict.fromkeys(wanted[which] for which in order))
+        with self._children.one() as child:
+            request = self._request("read", door) | {"attached": attached}
+            pictures = child.pictures(key, once, request, self.limits.deadline(predicted_seconds))
+            if child.learnt is not None:
+                self._keep(key, child.learnt.stamp, child.learnt.content)
+            by_wish = dict(zip(once, pictures, strict=True))
+            for which in order:
+                yield which, by_wish[wanted[which]]
+
+    def stamp(self, key: str) -> tuple[int, int] | None:
+        """Size and time of change of a file; None where it is not to be had."""
+        with suppress(MediaError), self._door.opened(key) as path:
+            status = path.stat()
+            return status.st_size, status.st_mtime_ns
+        return None
+
+    def _inline(
+        self, door: Door, key: str, wanted: Sequence[Wanted], attached: bool
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        with door.opened(key) as path:
             status = path.stat()
             stamp = (status.st_size, status.st_mtime_ns)
-            memory = IndexFile(place_of(self._indexes, self._door.root, key, stamp) if self._indexes else None)
+            memory = Attached(path) if attached else IndexFile(None)
+            if self._indexes is not None and not attached:
+                memory = IndexFile(place_of(self._indexes, door.root, key, stamp))
             yield from decode.read(path, wanted, self.reader, self.limits, memory)
             if memory.kept is not None:
                 self._keep(key, stamp, memory.kept)
@@ -126,10 +202,27 @@ class Media:
         if self._indexes is not None:
             write(place_of(self._indexes, self._door.root, key, stamp), index)
 
+    def transcode(
+        self, key: str, sizes: Sizes, proxy: BinaryIO, tiles: BinaryIO | None, seconds: float
+    ) -> dict[str, Any]:
+        """Write a file's proxy, and tiles where some are wanted, within `seconds`; says what was made."""
+        files = [proxy] if tiles is None else [proxy, tiles]
+        with self._named(key):
+            if self.isolate == "inline":
+                with self._door.opened(key) as path:
+                    status = path.stat()
+                    stamp = (status.st_size, status.st_mtime_ns)
+                    from vista_train.video.decode.transcode import transcode
+
+                    return transcode(path, self.limits, sizes, stamp, proxy, tiles)
+            with self._children.one() as child:
+                request = self._request("transcode") | {"sizes": dataclasses.asdict(sizes)}
+                return child.ask(key, request, seconds, [file.fileno() for file in files])
+
     def at(self, position: int) -> Media:
         """The same, asked on behalf of a training position."""
         other = copy.copy(self)
-        other.position = position
+        other.position, other.drawn = position, Counter()
         return other
 
     def refuse(self, keys: Iterable[str]) -> None:
@@ -157,10 +250,10 @@ class Media:
         """End its decoding processes; they are started again when they are needed."""
         self._children.close()
 
-    def _request(self, op: str) -> dict[str, Any]:
+    def _request(self, op: str, door: Door | None = None) -> dict[str, Any]:
         return {
             "op": op,
-            **dataclasses.asdict(self._door),
+            **dataclasses.asdict(door or self._door),
             "reader": self.reader,
             "limits": dataclasses.asdict(self.limits),
             "indexes": self._indexes,

@@ -8,8 +8,13 @@ import torch
 
 def resized(picture_HWC: np.ndarray, width: int, height: int) -> np.ndarray:
     """picture_HWC uint8 at height x width pixels, bilinear with antialiasing."""
-    if picture_HWC.shape[:2] == (height, width):
-        return np.ascontiguousarray(picture_HWC)
-    picture_1CHW = torch.from_numpy(np.ascontiguousarray(picture_HWC)).permute(2, 0, 1)[None]
-    scaled_1CHW = torch.nn.functional.interpolate(picture_1CHW, (height, width), mode="bilinear", antialias=True)
-    return np.ascontiguousarray(scaled_1CHW[0].permute(1, 2, 0).numpy())
+    return resized_alike(picture_HWC[None], width, height)[0]
+
+
+def resized_alike(pictures_NHWC: np.ndarray, width: int, height: int) -> np.ndarray:
+    """pictures_NHWC uint8 at height x width pixels, bilinear with antialiasing."""
+    if pictures_NHWC.shape[1:3] == (height, width):
+        return np.ascontiguousarray(pictures_NHWC)
+    pictures_NCHW = torch.from_numpy(np.ascontiguousarray(pictures_NHWC)).permute(0, 3, 1, 2)
+    scaled_NCHW = torch.nn.functional.interpolate(pictures_NCHW, (height, width), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(scaled_NCHW.permute(0, 2, 3, 1).numpy())

@@ -94,6 +94,9 @@ class Wanted:
 class Memory(Protocol):
     """What is remembered of one file, as it is now."""
 
+    is_all: bool
+    """Whether its times are known from memory alone: what the file says of itself does not count."""
+
     def index(self) -> PacketIndex | None:
         """Its packet index, if there is one."""
         ...
@@ -105,6 +108,8 @@ class Memory(Protocol):
 
 class Forgetful:
     """No memory."""
+
+    is_all = False
 
     def index(self) -> None:
         """None is known."""

@@ -18,7 +18,8 @@ import socket
 import struct
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from fractions import Fraction
 from functools import partial
 from pathlib import Path
@@ -30,8 +31,9 @@ from vista_train.video.decode import READERS, check_reader, inspect, probe, read
 from vista_train.video.decode.base import MediaError, MediaTooLarge, Wanted
 from vista_train.video.decode.confine import confine
 from vista_train.video.decode.door import Door
-from vista_train.video.decode.indexes import MAX_BYTES, IndexFile, place_of
+from vista_train.video.decode.indexes import MAX_BYTES, Attached, IndexFile, place_of
 from vista_train.video.decode.limits import Limits
+from vista_train.video.decode.sizes import Sizes
 
 GRACE_SECONDS = 5.0
 """A parent kills at the deadline; of CPU time a process has this much more, and then the kernel does."""
@@ -41,14 +43,20 @@ SLICE_SECONDS = 1.0
 """How long is waited at once. Who took longer, and some, was stopped meanwhile, and that time does not count."""
 SLACK_SECONDS = 0.25
 MAX_MESSAGE = 64 << 20
+MAX_HANDED = 2
+"""Files that may come with a request: a proxy and tiles, to be written."""
 LENGTH = struct.Struct("<I")
 SYSTEM_CODE = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64")
 
 
-def send(control: socket.socket, message: dict[str, Any]) -> None:
-    """One JSON message, its length before it."""
+def send(control: socket.socket, message: dict[str, Any], handed: Sequence[int] = ()) -> None:
+    """One JSON message, its length before it; with it go open files."""
     text = json.dumps(message).encode()
-    control.sendall(LENGTH.pack(len(text)) + text)
+    if handed:
+        socket.send_fds(control, [LENGTH.pack(len(text))], list(handed))
+        control.sendall(text)
+    else:
+        control.sendall(LENGTH.pack(len(text)) + text)
 
 
 class Patience:
@@ -71,10 +79,15 @@ class Patience:
                 raise TimeoutError
 
 
-def receive(control: socket.socket, most: int = MAX_MESSAGE, patience: Patience | None = None) -> dict[str, Any] | None:
+def receive(
+    control: socket.socket,
+    most: int = MAX_MESSAGE,
+    patience: Patience | None = None,
+    handed: list[int] | None = None,
+) -> dict[str, Any] | None:
     """The next JSON message; None when the other end is closed. `ValueError` for anything else, `TimeoutError` where it
-    does not come whole while `patience` lasts."""
-    head = _exactly(control, LENGTH.size, patience)
+    does not come whole while `patience` lasts. Files that come with it are put in `handed`."""
+    head = _exactly(control, LENGTH.size, patience, handed)
     if head is None:
         return None
     (length,) = LENGTH.unpack(head)
@@ -92,13 +105,20 @@ def receive(control: socket.socket, most: int = MAX_MESSAGE, patience: Patience 
     return message
 
 
-def _exactly(control: socket.socket, size: int, patience: Patience | None) -> bytes | None:
+def _exactly(
+    control: socket.socket, size: int, patience: Patience | None, handed: list[int] | None = None
+) -> bytes | None:
     parts = bytearray()
     while len(parts) < size:
         if patience is not None:
             # For all of it: who sends a byte at a time must not begin the wait again with each.
             patience.wait(control)
-        part = control.recv(min(size - len(parts), 1 << 20))
+        wanted = min(size - len(parts), 1 << 20)
+        if handed is None:
+            part = control.recv(wanted)
+        else:
+            part, descriptors, _, _ = socket.recv_fds(control, wanted, MAX_HANDED)
+            handed += descriptors
         if not part:
             return None
         parts += part
@@ -179,7 +199,9 @@ def facts(op: str, path: Path, limits: Limits) -> dict[str, Any]:
     return {name: _plain(value) for name, value in vars(found).items()}
 
 
-def answer(request: dict[str, Any], pictures: Pictures, tell: Callable[[int], None]) -> dict[str, Any]:
+def answer(
+    request: dict[str, Any], pictures: Pictures, tell: Callable[[int], None], handed: Sequence[int] = ()
+) -> dict[str, Any]:
     """What a request comes to: facts about the file, or `failed` and `reason`. `tell` is told how large it is first."""
     door = Door(request["root"], request["allow_symlinks"], request["allow_absolute"])
     limits = Limits.of(request["limits"])
@@ -187,12 +209,14 @@ def answer(request: dict[str, Any], pictures: Pictures, tell: Callable[[int], No
         with door.opened(request["key"]) as path:
             status = path.stat()
             tell(status.st_size)
+            stamp = (status.st_size, status.st_mtime_ns)
+            if request["op"] == "transcode":
+                return {"found": _transcoded(path, request, limits, stamp, handed)}
             if request["op"] != "read":
                 return {"found": facts(request["op"], path, limits)}
             wanted = [Wanted(Fraction(num, den), width, height) for num, den, width, height in request["wanted"]]
             places = pictures.places(wanted)
-            stamp, folder = (status.st_size, status.st_mtime_ns), request["indexes"]
-            memory = IndexFile(place_of(folder, request["root"], request["key"], stamp) if folder else None)
+            memory = _memory(path, request, stamp)
             for which, picture_HWC in read(path, wanted, request["reader"], limits, memory):
                 places[which][...] = picture_HWC
             return {"found": {"stamp": stamp, "learnt": pictures.leave(memory.kept)} if memory.kept else {}}
@@ -200,6 +224,24 @@ def answer(request: dict[str, Any], pictures: Pictures, tell: Callable[[int], No
         return {"failed": type(error).__name__, "reason": error.reason}
     except MemoryError:
         return {"failed": MediaTooLarge.__name__, "reason": "decoding it takes more memory than limits.max_memory_mib"}
+
+
+def _memory(path: Path, request: dict[str, Any], stamp: Sequence[int]) -> IndexFile:
+    if request["attached"]:
+        return Attached(path)
+    folder = request["indexes"]
+    return IndexFile(place_of(folder, request["root"], request["key"], stamp) if folder else None)
+
+
+def _transcoded(
+    path: Path, request: dict[str, Any], limits: Limits, stamp: Sequence[int], handed: Sequence[int]
+) -> dict[str, Any]:
+    from vista_train.video.decode.transcode import transcode
+
+    proxy, tiles = (*(os.fdopen(os.dup(descriptor), "w+b") for descriptor in handed), None, None)[:2]
+    assert proxy is not None
+    with proxy, tiles or nullcontext():
+        return transcode(path, limits, Sizes(**request["sizes"]), stamp, proxy, tiles)
 
 
 def _plain(value: Any) -> Any:
@@ -232,23 +274,29 @@ def _code() -> list[str]:
 def main() -> None:
     """Serve whoever holds the other end of socket `argv[1]`, with memory `argv[2]` and `argv[3]`, until it is closed.
 
-    `argv[4]` is the reader; `argv[5:]` are the only folders that it may read from then on, if there are any.
+    `argv[4]` is the reader, `argv[5]` how large files may become that it is handed to write; `argv[6:]` are the only
+    folders that it may read from then on, if there are any.
     """
     control, pictures = socket.socket(fileno=int(sys.argv[1])), Pictures(int(sys.argv[2]), int(sys.argv[3]))
     sys.excepthook = _tell_last(control)
-    reader, roots = sys.argv[4], sys.argv[5:]
+    reader, max_file_bytes, roots = sys.argv[4], int(sys.argv[5]), sys.argv[6:]
     # What it needs is loaded before it is confined: what it is then short of is the file's doing.
     check_reader(reader)
     check_reader(next(iter(READERS)))
-    import vista_train.video.decode.header  # noqa: F401
+    import vista_train.video.decode.header
 
     budget = Budget()
     # Libraries load parts of themselves when they first need them.
-    confined = confine([*roots, *_code()] if roots else None)
+    if max_file_bytes:
+        import vista_train.video.decode.transcode  # noqa: F401
+    confined = confine([*roots, *_code()] if roots else None, max_file_bytes)
     send(control, {"ready": True, **vars(confined), "resident": budget.resident_bytes()})
-    while (request := receive(control)) is not None:
+    handed: list[int] = []
+    while (request := receive(control, handed=handed)) is not None:
         budget.arm(request["seconds"], request["memory_bytes"])
-        reply = answer(request, pictures, partial(_tell_bytes, control, budget, request))
+        reply = answer(request, pictures, partial(_tell_bytes, control, budget, request), handed)
+        while handed:
+            os.close(handed.pop())
         budget.disarm()
         send(control, reply | {"resident": budget.resident_bytes()})
 

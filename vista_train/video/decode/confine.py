@@ -33,8 +33,9 @@ class Confined:
     """No files but those under the roots, and no signals to other processes where Landlock has version 6."""
 
 
-def confine(roots: Sequence[str] | None) -> Confined:
-    """Give up what decoding does not need; files only if there are `roots` to keep."""
+def confine(roots: Sequence[str] | None, max_file_bytes: int = 0) -> Confined:
+    """Give up what decoding does not need; files only if there are `roots` to keep. What is written, in files that
+    were handed over open, may become as large as `max_file_bytes`."""
     libc = ctypes.CDLL(None, use_errno=True)
     no_network = any(libc.unshare(flags) == 0 for flags in (CLONE_NEWNET, CLONE_NEWUSER | CLONE_NEWNET))
     # Of all processes the one to be killed when memory runs out; some containers hold it fast.
@@ -42,7 +43,11 @@ def confine(roots: Sequence[str] | None) -> Confined:
         Path("/proc/self/oom_score_adj").write_text("1000")
     libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
     no_files = roots is not None and _only_files_under(libc, roots)
-    for what, most in ((resource.RLIMIT_CORE, 0), (resource.RLIMIT_FSIZE, 0), (resource.RLIMIT_NOFILE, MAX_FILES)):
+    for what, most in (
+        (resource.RLIMIT_CORE, 0),
+        (resource.RLIMIT_FSIZE, max_file_bytes),
+        (resource.RLIMIT_NOFILE, MAX_FILES),
+    ):
         hard = resource.getrlimit(what)[1]
         most = most if hard == resource.RLIM_INFINITY else min(most, hard)
         resource.setrlimit(what, (most, most))

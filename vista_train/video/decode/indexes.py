@@ -10,6 +10,7 @@ import struct
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -21,8 +22,13 @@ from vista_train.video.decode.packets import Anomaly, DecoderSetup, PacketIndex
 MAGIC = b"vistaix1"
 HEAD = struct.Struct("<8sII")
 """Magic, bytes of the JSON that follows, bytes of all of it: JSON, then arrays, each on a multiple of 8."""
+END = struct.Struct("<Q8s")
+"""What ends a file that an index is attached to: where the index starts, and a magic word."""
+END_MAGIC = b"vistaend"
 MIN_PACKETS = 1024
 """A file of fewer packets has been read through as soon as its index is found."""
+SHORT = 8192
+"""A column of so few numbers is read at once."""
 MAX_BYTES = 128 << 20
 ARRAYS = {
     "pts_P": "<i8",
@@ -46,6 +52,8 @@ def place_of(folder: str | Path, root: str, key: str, stamp: Sequence[int]) -> P
 class IndexFile:
     """The memory of one media file (decode/base.py, Memory): its index at `path`, if there is one."""
 
+    is_all = False
+
     def __init__(self, path: Path | None) -> None:
         self.path = path
         self.kept: bytes | None = None
@@ -56,7 +64,7 @@ class IndexFile:
         if self.path is None:
             return None
         with suppress(OSError, ValueError, TypeError, KeyError):
-            return read(self.path)
+            return read(self.path).index
         return None
 
     def keep(self, index: PacketIndex) -> None:
@@ -64,6 +72,21 @@ class IndexFile:
         if self.path is not None and index.num_packets >= MIN_PACKETS:
             content = to_bytes(index)
             self.kept = content if len(content) <= MAX_BYTES else None
+
+
+class Attached(IndexFile):
+    """The memory of a file that ends with its index, whose times are those of another file."""
+
+    is_all = True
+
+    def index(self) -> PacketIndex | None:
+        """What stands at its end."""
+        with suppress(OSError, ValueError, TypeError, KeyError):
+            return read_attached(self.path).index if self.path is not None else None
+        return None
+
+    def keep(self, index: PacketIndex) -> None:
+        """It stands there already."""
 
 
 def write(path: Path, content: bytes) -> None:
@@ -78,9 +101,10 @@ def write(path: Path, content: bytes) -> None:
             building.unlink(missing_ok=True)
 
 
-def to_bytes(index: PacketIndex) -> bytes:
-    """An index that can seek, as it stands in a file."""
+def to_bytes(index: PacketIndex, about: dict[str, Any] | None = None) -> bytes:
+    """An index that can seek, as it stands in a file, and what else is to be known with it."""
     facts: dict[str, Any] = {
+        "about": about or {},
         "time_base": list(index.time_base.as_integer_ratio()),
         "last_seconds": list(index.last_seconds.as_integer_ratio()),
         "lengths": [len(getattr(index, name)) for name in ARRAYS],
@@ -90,7 +114,7 @@ def to_bytes(index: PacketIndex) -> bytes:
         facts["setup"] = index.setup._asdict() | {"extradata": b64encode(index.setup.extradata).decode()}
     text = json.dumps(facts).encode()
     parts = [HEAD.pack(MAGIC, len(text), 0), text]
-    parts += [np.ascontiguousarray(getattr(index, name), dtype=kind).tobytes() for name, kind in ARRAYS.items()]
+    parts += [np.ascontiguousarray(getattr(index, name)[:], dtype=kind).tobytes() for name, kind in ARRAYS.items()]
     content = b"".join(part + bytes(-len(part) % 8) for part in parts)
     return HEAD.pack(MAGIC, len(text), len(content)) + content[HEAD.size :]
 
@@ -124,7 +148,27 @@ class Stored:
         return np.frombuffer(content, self._kind)
 
 
-def read(path: Path, start: int = 0) -> PacketIndex:
+@dataclass(frozen=True)
+class Known:
+    """An index, and what else is to be known with it."""
+
+    index: PacketIndex
+    about: dict[str, Any]
+    file: BinaryIO
+    """Open, as long as the index is in use."""
+
+
+def read_attached(path: Path) -> Known:
+    """The index at the end of a file. `ValueError` where there is none, or not a whole one."""
+    with path.open("rb", buffering=0) as file:
+        size = os.fstat(file.fileno()).st_size
+        start, magic = END.unpack(os.pread(file.fileno(), END.size, max(0, size - END.size)).ljust(END.size))
+    if magic != END_MAGIC:
+        raise ValueError("no index at its end")
+    return read(path, start)
+
+
+def read(path: Path, start: int = 0) -> Known:
     """The index whose bytes begin at `start` of a file. `ValueError` unless it is whole."""
     file = path.open("rb", buffering=0)
     size = os.fstat(file.fileno()).st_size
@@ -133,10 +177,11 @@ def read(path: Path, start: int = 0) -> PacketIndex:
         raise ValueError("no index, or not a whole one")
     facts = json.loads(os.pread(file.fileno(), text_bytes, start + HEAD.size))
     at = HEAD.size + text_bytes
-    columns: dict[str, Stored] = {}
+    columns: dict[str, Any] = {}
     for (name, kind), length in zip(ARRAYS.items(), facts["lengths"], strict=True):
         at += -at % 8
-        columns[name] = Stored(file, kind, int(length), start + at)
+        column = Stored(file, kind, int(length), start + at)
+        columns[name] = column[:] if 0 <= int(length) <= SHORT else column
         at += int(length) * np.dtype(kind).itemsize
     lengths = {name: len(column) for name, column in columns.items()}
     of_packets = {lengths[name] for name in ("pts_P", "dts_P", "rank_P")}
@@ -146,7 +191,7 @@ def read(path: Path, start: int = 0) -> PacketIndex:
     if lengths["position_F"] != lengths["shown_F"] or at > all_bytes or min(lengths.values()) < 0:
         raise ValueError("an index whose parts do not belong together")
     setup = facts["setup"]
-    return PacketIndex(
+    index = PacketIndex(
         pts_P=columns["pts_P"],
         dts_P=columns["dts_P"],
         rank_P=columns["rank_P"],
@@ -161,6 +206,7 @@ def read(path: Path, start: int = 0) -> PacketIndex:
         size_P=columns["size_P"],
         setup=setup and _setup(setup),
     )
+    return Known(index, facts["about"], file)
 
 
 def _setup(facts: dict[str, Any]) -> DecoderSetup:

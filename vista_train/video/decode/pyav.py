@@ -22,7 +22,7 @@ import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from vista_train.video.decode.base import Forgetful, Memory, Wanted
+from vista_train.video.decode.base import Forgetful, MediaUnreadable, Memory, Wanted
 from vista_train.video.decode.direct import Direct, direct
 from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.packets import Anomaly, PacketIndex, Run, Stamps, plan_gops
@@ -147,6 +147,8 @@ class PyAVReader:
         known = memory.index()
         if known is not None and (yield from _remembered(path, known, wanted, limits)):
             return
+        if memory.is_all:
+            raise MediaUnreadable(path, "is not what its index says")
         with opened(path, limits) as source:
             tabled = is_tabled(source)
             index = index_by_table(source) if tabled else read_index(source)
