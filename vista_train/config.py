@@ -26,6 +26,7 @@ from vista_train.training.optimizer import OptimizerSettings
 from vista_train.training.settings import LoopSettings
 from vista_train.types import Failure
 from vista_train.video.decode import Limits
+from vista_train.video.frames import FrameCache
 from vista_train.video.media import Media
 from vista_train.video.sampling import View
 
@@ -74,6 +75,11 @@ class DataSection(Strict):
     """Let manifests name files by absolute paths, wherever they lie."""
     cache: str | None = None
     """Where indexes and probed headers are kept; default, $VISTA_TRAIN_CACHE or ~/.cache/vista_train."""
+    snap_seconds: float = Field(default=0.0, ge=0)
+    """A keyframe that begins at most so long before or after a wanted time may stand in for the frame that is shown
+    then, within its clip: many times quicker where groups of pictures are long, and not exact. 0 is exact."""
+    frame_cache_gib: float | None = Field(default=None, gt=0)
+    """Keep decoded pictures in `cache`, up to so many GiB of this machine's disk: for data that is seen many times."""
     proxies: str | None = None
     """A folder that `vista-train proxies` has filled: pictures come from there where they are large enough."""
 
@@ -151,6 +157,7 @@ class Recipe(Strict):
     def make_media(self) -> Media:
         """The files under the recipe's root, and how they may be opened."""
         data = self.data
+        cache, size = cache_folder(data.cache), data.frame_cache_gib
         return Media(
             data.root,
             data.reader,
@@ -158,8 +165,10 @@ class Recipe(Strict):
             self.make_limits(),
             data.allow_symlinks,
             data.allow_absolute,
-            cache=cache_folder(data.cache),
+            cache=cache,
             proxies=data.proxies,
+            snap_seconds=data.snap_seconds,
+            frames=None if size is None else FrameCache(cache, int(size * 2**30)),
         )
 
     def make_limits(self) -> Limits:

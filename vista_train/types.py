@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any
 
@@ -126,6 +127,8 @@ class Encoded:
     """Whether the frame is a picture, which some families show otherwise than a video."""
     mrope_3L: torch.Tensor | None = None
     """int64 [3, L]: time, height and width of every token, for families that rotate by all three (M-RoPE)."""
+    drawn: Mapping[str, int] = field(default_factory=dict)
+    """How many of its pictures came from where: file, proxy, tiles, cache, shared with another sample."""
 
     @property
     def num_labels(self) -> int:
@@ -153,6 +156,8 @@ class Row:
     pictures: tuple[bool, ...]
     failures: tuple[Failure, ...] = ()
     mrope_3L: torch.Tensor | None = None
+    drawn: Mapping[str, int] = field(default_factory=dict)
+    """How many pictures came from where, over all samples."""
 
     @classmethod
     def packed(cls, samples: Sequence[Encoded]) -> Row:
@@ -172,6 +177,7 @@ class Row:
             pictures=tuple(sample.picture for sample in kept),
             failures=tuple(failure for sample in samples for failure in sample.failures),
             mrope_3L=torch.cat(mrope, dim=1) if mrope else None,
+            drawn=sum((Counter(sample.drawn) for sample in samples), Counter()),
         )
 
     def followed_by(self, other: Row) -> Row:
@@ -180,7 +186,8 @@ class Row:
         joined: dict[str, Any] = {name: getattr(self, name) + getattr(other, name) for name in TUPLES}
         for name in TENSORS:
             joined[name] = torch.cat([getattr(self, name), getattr(other, name)], dim=1)
-        return Row(**joined, mrope_3L=torch.cat(mrope, dim=1) if mrope else None)
+        mrope_3L = torch.cat(mrope, dim=1) if mrope else None
+        return Row(**joined, mrope_3L=mrope_3L, drawn=Counter(self.drawn) + Counter(other.drawn))
 
     @property
     def num_labels(self) -> int:
@@ -202,6 +209,12 @@ class Row:
     @property
     def num_frames(self) -> int:
         return sum(self.frame_counts)
+
+    @property
+    def tensors(self) -> list[torch.Tensor]:
+        """All that it holds."""
+        mrope = [] if self.mrope_3L is None else [self.mrope_3L]
+        return [self.input_ids_1L, self.labels_1L, self.positions_1L, *self.frames, *mrope]
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Row:
         """The row with its tensors on `device`; frames stay uint8."""

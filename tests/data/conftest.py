@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 from types import SimpleNamespace
+from typing import NamedTuple
 
 import pytest
 import torch
 
-from vista_train.augment import Augment, Role
+from vista_train.augment import Augment, Plain, Role, SpatialNeedle, TemporalNeedle, TwoNeedle, VideoGrid
+from vista_train.data.dataset import Ingredient, VistaDataset
+from vista_train.data.sources import ClipSource
 from vista_train.models.base import load_family
 from vista_train.types import Encoded, Evidence, Message, Plan, Sample
 from vista_train.video.composition import Clip
@@ -110,3 +115,56 @@ def tiny_codec() -> Callable:
         return load_family("tiny", small | settings, view).codec
 
     return make
+
+
+MIX = (
+    Ingredient(TemporalNeedle()),
+    Ingredient(TwoNeedle()),
+    Ingredient(SpatialNeedle()),
+    Ingredient(VideoGrid(rows=2, columns=2)),
+    Ingredient(Plain()),
+)
+
+
+@pytest.fixture(scope="session")
+def codec(tiny_codec):
+    return tiny_codec()
+
+
+@pytest.fixture
+def of_world(world, codec):
+    """A dataset over the rendered clips; keywords are VistaDataset's."""
+
+    def make(root: Path = world, mix=MIX, **options) -> VistaDataset:
+        source = ClipSource(world / "clips.jsonl", world)
+        return VistaDataset({"clips": source}, mix, codec, root, **{"seed": 3, **options})
+
+    return make
+
+
+class Damaged(NamedTuple):
+    root: Path
+    harm: dict[str, str]
+    """What is wrong with each bad file, by its path as in the manifest."""
+
+
+@pytest.fixture
+def damaged(world, tmp_path) -> Damaged:
+    """The world's clips, five of the sixteen bad: gone, empty, cut in half, text, a folder."""
+    root = tmp_path / "damaged"
+    shutil.copytree(world, root)
+    harm = {}
+    for path, kind in zip(sorted(root.rglob("*.mp4"))[1::3], ("gone", "empty", "cut", "text", "folder"), strict=True):
+        content = path.read_bytes()
+        path.unlink()
+        match kind:
+            case "empty":
+                path.write_bytes(b"")
+            case "cut":
+                path.write_bytes(content[: len(content) // 2])
+            case "text":
+                path.write_text("<html>404 Not Found</html>\n" * 40)
+            case "folder":
+                path.mkdir()
+        harm[path.relative_to(root).as_posix()] = kind
+    return Damaged(root, harm)

@@ -60,6 +60,9 @@ class Counted:
         none_TCHW = torch.zeros((0, 3, 0, 0), dtype=torch.uint8)
         return self.dataset.codec.encode(composed.sample, composed.plan, none_TCHW, position)
 
+    def __getitems__(self, positions: Sequence[int]) -> list[Encoded]:
+        return [self[position] for position in positions]
+
 
 @pytest.fixture
 def dataset(recorder: Any, tools: Any) -> VistaDataset:

@@ -79,3 +79,24 @@ def test_a_still_picture_lasts_as_long_as_its_packet_says() -> None:
     index = PacketIndex.of([Stamps(0, 0, True, True, 50)], Fraction(1, 10), True, False)
     assert index.last_seconds == 5
     assert index.rank_at(Fraction(5)) == 0
+
+
+def test_a_keyframe_in_the_window_stands_in_for_the_frame_shown() -> None:
+    """Ten frames a second, every fourth a key, B-frames between."""
+    pts = [0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11]
+    index = PacketIndex.of(stamps(pts, {0, 4, 8}), Fraction(1, 10), True, True)
+
+    def rank(time: float, start: float, end: float) -> int:
+        exact = [Fraction(round(100 * seconds), 100) for seconds in (time, start, end)]
+        return index.rank_for(Wanted(exact[0], 8, 8, (exact[1], exact[2])))
+
+    assert rank(0.55, 0.35, 0.75) == 4
+    assert rank(0.65, 0.35, 0.85) == 8, "the nearest"
+    assert rank(0.65, 0.35, 0.80) == 4, "a window does not hold its end"
+    assert rank(0.65, 0.41, 0.80) == 6, "none in the window: the frame shown"
+    assert rank(0.05, 0.00, 0.40) == 0
+    assert rank(0.39, 0.39, 0.41) == 4, "also one that begins later"
+    assert rank(1.15, 0.85, 1.20) == 11
+    assert [index.rank_for(Wanted(Fraction(at, 10), 8, 8)) for at in range(12)] == list(range(12))
+    wanted = [Wanted(Fraction(6, 10), 8, 8, (Fraction(0), Fraction(9, 10))), Wanted(Fraction(1, 2), 8, 8)]
+    assert index.ranks(wanted) == {4: [0], 5: [1]}

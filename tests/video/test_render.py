@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from vista_train.data.sources import ClipSource
+from tests.video.test_decode import make_video
+from vista_train.data.sources import ClipSource, clip_of
 from vista_train.video.composition import Clip, Concat, Grid, Overlay, Video
 from vista_train.video.decode import MediaMissing, MediaUnreadable, Wanted, read
+from vista_train.video.decode import source as decode_source
 from vista_train.video.geometry import Box, Fit, Rect
 from vista_train.video.media import Media
-from vista_train.video.render import render, render_view, requests
+from vista_train.video.render import _wanted, render, render_view, requests
 from vista_train.video.sampling import View
 
 RED, GREEN, BLUE, WHITE = (250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 250)
@@ -394,3 +396,34 @@ def test_a_name_that_no_file_can_have_is_a_missing_file(tmp_path: Path) -> None:
         with pytest.raises(MediaMissing) as refused:
             render(clip, [Fraction(1, 2)], (64, 48), media=tmp_path)
         assert refused.value.path == path
+
+
+def test_with_snap_keyframes_stand_in_within_their_clip(tmp_path: Path) -> None:
+    """Where a clip begins in the middle of a group of pictures, what is before is of another clip."""
+    world = make_video(tmp_path / "plain.mp4").parent
+    clip = clip_of(world, "plain.mp4")
+    with decode_source.opened(world / clip.path) as source:
+        index = decode_source.read_index(source)
+    keys = [index.starts_at(int(index.rank_P[key])) for key in index.keys_K]
+    assert len(keys) >= 2
+    start = keys[1] + Fraction(1, 1000)
+    part = replace(clip, start=start, end=clip.end)
+    times = [Fraction(0), Fraction(1, 10), (clip.end - start) / 2]
+    for snap in (0.0, 0.5, 100.0):
+        media = Media(world, isolate="inline", snap_seconds=snap)
+        asked = [_wanted(request, media.snap_seconds) for request in requests(part, times, (64, 48))]
+        begins = [index.starts_at(index.rank_for(one)) for one in asked]
+        exact = [index.starts_at(index.rank_at(one.time)) for one in asked]
+        later = [key for key in keys if key >= start]
+        for one, begin, shown in zip(asked, begins, exact, strict=True):
+            allowed = [key for key in later if abs(key - one.time) < snap]
+            assert begin == (min(allowed, key=lambda key: abs(key - one.time)) if allowed else shown)
+        frames = render(part, times, (64, 48), media=media)
+        expected = [render(replace(clip, start=Fraction(0)), [begin], (64, 48), media=world)[0] for begin in begins]
+        assert all(torch.equal(frame, other) for frame, other in zip(frames, expected, strict=True))
+
+
+@pytest.mark.parametrize("seconds", [-1.0, float("nan")])
+def test_an_impossible_snap_is_refused(seconds: float, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"data\.snap_seconds is"):
+        Media(tmp_path, isolate="inline", snap_seconds=seconds)

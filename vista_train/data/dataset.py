@@ -6,9 +6,11 @@ import hashlib
 import itertools
 import json
 from bisect import bisect_right
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -22,9 +24,9 @@ from vista_train.data.draws import draw_rng, permuted
 from vista_train.data.sources import ClipSource
 from vista_train.types import Encoded, Failure, Plan, Sample
 from vista_train.video.composition import Clip
-from vista_train.video.decode import MediaError
+from vista_train.video.decode import MediaError, Wanted
 from vista_train.video.media import Media
-from vista_train.video.render import render_view
+from vista_train.video.render import predicted_for, render_view, wishes
 from vista_train.video.sampling import View
 
 NUM_ATTEMPTS = 8
@@ -155,6 +157,35 @@ class VistaDataset(Dataset):
         A replacement is a whole other sample (pixels and words) that plans at no more tokens and patches, so that
         the row it sits in keeps to its budget.
         """
+        return self._encoded(position, self.media)
+
+    def __getitems__(self, positions: Sequence[int]) -> list[Encoded]:
+        """`[p]` for several positions, as loaders ask of a batch: what more than one of them shows of a file is decoded
+        once for all."""
+        media = self._sharing(positions)
+        samples = [self._encoded(position, media) for position in positions]
+        if media is not self.media:
+            samples[0] = replace(samples[0], drawn=Counter(samples[0].drawn) + media.drawn)
+        return samples
+
+    def _sharing(self, positions: Sequence[int]) -> Media:
+        """The media, what several samples want of one file at hand, as they are first planned."""
+        asked: dict[str, list[list[Wanted]]] = defaultdict(list)
+        clips: dict[str, Clip] = {}
+        for position in positions if len(positions) > 1 else ():
+            composed = self._compose(position, 0, [])
+            if composed is not None and composed.sample.video is not None:
+                video = composed.sample.video
+                clips |= {clip.path: clip for clip in video.clips()}
+                for path, wanted in wishes(video, composed.plan.times, self.codec.view, self.media).items():
+                    asked[path].append(wanted)
+        shared = {path: list(chain(*wanted)) for path, wanted in asked.items() if len(wanted) > 1}
+        if not shared:
+            return self.media
+        predicted = {path: predicted_for(clips[path], wanted) for path, wanted in shared.items()}
+        return self.media.holding(shared, predicted, min(positions))
+
+    def _encoded(self, position: int, media: Media) -> Encoded:
         failures: list[Failure] = []
         budget: Plan | None = None
         for attempt in range(NUM_ATTEMPTS):
@@ -168,7 +199,7 @@ class VistaDataset(Dataset):
                 failures.append(self.known_failures[position, attempt])
                 continue
             try:
-                return self._encode(composed, position, attempt, tuple(failures))
+                return self._encode(composed, position, attempt, tuple(failures), media.at(position))
             except MediaError as error:
                 reason = f"{type(error).__name__}: {error.reason}"
                 failures.append(Failure(position, attempt, error.path, reason, composed.origins.get(error.path, "")))
@@ -210,13 +241,15 @@ class VistaDataset(Dataset):
         }
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
-    def _encode(self, composed: Composed, position: int, attempt: int, failures: tuple[Failure, ...]) -> Encoded:
+    def _encode(
+        self, composed: Composed, position: int, attempt: int, failures: tuple[Failure, ...], media: Media
+    ) -> Encoded:
         sample, plan = composed.sample, composed.plan
         frames_TCHW = torch.zeros((0, 3, 0, 0), dtype=torch.uint8)
         if sample.video is not None:
-            frames_TCHW = render_view(sample.video, plan.times, self.codec.view, self.media.at(position))
+            frames_TCHW = render_view(sample.video, plan.times, self.codec.view, media)
         encoded = self.codec.encode(sample, plan, frames_TCHW, position)
-        return replace(encoded, attempt=attempt, failures=failures)
+        return replace(encoded, attempt=attempt, failures=failures, drawn=media.drawn)
 
     def _compose(self, position: int, attempt: int, failures: list[Failure]) -> Composed | None:
         try:

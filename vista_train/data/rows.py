@@ -171,7 +171,7 @@ class RowDataset(Dataset):
         self.collate = PackedCollator()
 
     def __getitem__(self, plan: RowPlan) -> tuple[RowPlan, Row]:
-        return plan, self.collate([self.dataset[position] for position in plan.positions])
+        return plan, self.collate(self.dataset.__getitems__(plan.positions))
 
 
 def row_loader(planner: RowPlanner, num_workers: int, prefetch_rows: int, pin_memory: bool) -> DataLoader:

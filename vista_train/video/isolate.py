@@ -136,8 +136,7 @@ class Child:
         if size > self._size:
             os.ftruncate(self._memory, size)
             self._map, self._size = mmap.mmap(self._memory, size), size
-        asked = [(*one.time.as_integer_ratio(), one.width, one.height) for one in wanted]
-        found = self.ask(key, {**request, "wanted": asked}, seconds)
+        found = self.ask(key, {**request, "wanted": [one.to_json() for one in wanted]}, seconds)
         self.learnt = self._left(found)
         assert self._map is not None
         return decoding.laid_out(self._map, list(wanted))

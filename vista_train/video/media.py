@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import math
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from fractions import Fraction
 from pathlib import Path
-from typing import Any, BinaryIO, Literal
+from typing import Any, BinaryIO, Literal, TypeAlias
 
 import numpy as np
 
@@ -23,12 +24,15 @@ from vista_train.video.decode.door import Door
 from vista_train.video.decode.indexes import Attached, IndexFile, place_of, write
 from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.sizes import Sizes
+from vista_train.video.frames import FrameCache, Kept
 from vista_train.video.isolate import PROGRAM, Children
 from vista_train.video.quarantine import COSTLY, Quarantine, is_costly
 from vista_train.video.renditions import PROXY, TILES, Rendition, Renditions
 
 ISOLATION = ("process", "inline")
 MAX_NUMBER = 1 << 62
+Shown: TypeAlias = Generator[tuple[int, np.ndarray], None, bool]
+"""Pictures by number, and in the end whether all of them came."""
 NOT_AGAIN = "not tried again, having failed before in this run"
 
 
@@ -40,7 +44,8 @@ class Media:
     number of threads may use it, and it travels to data workers. In `cache`, a folder, it keeps what it learns of
     where the packets of long files lie; by default it learns that anew each time. Pictures come from the renditions in
     `proxies`, a folder that `vista-train proxies` has filled, where these suffice. Who `makes_proxies` has decoding
-    processes that may write the files they are handed.
+    processes that may write the files they are handed. A keyframe, or a tile, that begins at most `snap_seconds` before
+    or after a wanted time may stand in for the frame that is shown then. `frames` keeps what was decoded.
     """
 
     def __init__(
@@ -55,6 +60,8 @@ class Media:
         cache: str | Path | None = None,
         proxies: str | Path | None = None,
         makes_proxies: bool = False,
+        snap_seconds: float = 0.0,
+        frames: FrameCache | None = None,
     ) -> None:
         if isolate not in ISOLATION:
             raise ValueError(f"data.isolate is {isolate!r}; choose one of {', '.join(ISOLATION)}")
@@ -62,6 +69,9 @@ class Media:
             decode.check_reader(reader)
         except (ValueError, ImportError) as error:
             raise ValueError(f"data.reader: {error}") from error
+        if not 0 <= snap_seconds < math.inf:
+            raise ValueError(f"data.snap_seconds is {snap_seconds}; it must be 0 or more")
+        self.snap_seconds = Fraction(str(snap_seconds))
         self.root, self.reader, self.isolate, self.limits = Path(root), reader, isolate, limits
         self.quarantine, self.position = Quarantine(), 0
         self._killed: set[str] = set()
@@ -71,7 +81,14 @@ class Media:
         self._indexes = None if cache is None else os.path.join(os.path.abspath(cache), "packets")
         if self._indexes is not None:
             os.makedirs(self._indexes, exist_ok=True)
+        if frames is not None and cache is None:
+            raise ValueError("frames are kept by the packets they come from: Media needs a cache as well")
+        self._frames = frames
         self._renditions = None if proxies is None else Renditions(os.path.abspath(proxies))
+        if proxies is not None and not os.path.isdir(proxies):
+            raise ValueError(
+                f"data.proxies is {str(proxies)!r}; there is no such folder: `vista-train proxies` makes one"
+            )
         if self._renditions is not None and decode.check_reader(reader).name != decode.AUTO:
             raise ValueError(f"data.reader is {reader!r}; proxies are read by pyav")
         more = [self._indexes, self._renditions and self._renditions.folder]
@@ -79,6 +96,9 @@ class Media:
         self._children = Children(reader, program, roots, limits.max_bytes if makes_proxies else 0)
         self._unfit: set[str] = set()
         """Proxies that have failed: their files stand in for them."""
+        self._held: dict[tuple[str, Wanted], np.ndarray] = {}
+        """Pictures that several samples want, by file, and the files that have failed for all of them."""
+        self._failed: dict[str, MediaError] = {}
         self.drawn: Counter[str] = Counter()
         """How many pictures have come from where, as this object was asked for them."""
 
@@ -115,54 +135,89 @@ class Media:
         """
         with self._named(key):
             left = dict(enumerate(wanted))
-            if self._renditions is not None:
-                stamp = self.stamp(key)
-                for kind, show in ((TILES, self._tiles), (PROXY, self._proxy)):
-                    found = self._renditions.get(key, kind, stamp)
-                    if found is None or not left:
-                        continue
-                    some = [which for which, one in left.items() if found.suffices(one) and found.has(one.time)]
-                    for at, picture_HWC in show(key, found, [left[which] for which in some]):
-                        yield some[at], picture_HWC
-                        left.pop(some[at], None)
+            for which in [which for which, one in left.items() if (key, one) in self._held]:
+                self.drawn["shared"] += 1
+                yield which, self._held[key, left.pop(which)]
+            yield from self._renditions_of(key, left)
             if left:
                 numbers = list(left)
                 for at, picture_HWC in self._original(key, list(left.values()), predicted_seconds):
                     yield numbers[at], picture_HWC
 
-    def _tiles(self, key: str, found: Rendition, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
-        # Tiles that are not there leave their pictures to whoever comes next.
-        with suppress(OSError, ValueError):
-            for which, picture_HWC in found.tiles(wanted):
-                self.drawn["tiles"] += 1
-                yield which, picture_HWC
+    def _renditions_of(self, key: str, left: dict[int, Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+        """The pictures that renditions have; they are left no more."""
+        if self._renditions is None or not left:
+            return
+        stamp = self.stamp(key)
+        for kind, show in ((TILES, self._tiles), (PROXY, self._proxy)):
+            found = self._renditions.get(key, kind, stamp)
+            if found is None:
+                continue
+            some = {which: one for which, one in left.items() if found.suffices(one) and found.has(one)}
+            # One that fails is not believed in what it has shown before.
+            if (yield from show(key, found, some)):
+                for which in some:
+                    del left[which]
 
-    def _proxy(self, key: str, found: Rendition, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+    def _tiles(self, key: str, found: Rendition, wanted: Mapping[int, Wanted]) -> Shown:
+        numbers = list(wanted)
+        with suppress(OSError, ValueError):
+            for which, picture_HWC in self._counted("tiles", found.tiles(list(wanted.values()))):
+                yield numbers[which], picture_HWC
+            return True
+        return False
+
+    def _proxy(self, key: str, found: Rendition, wanted: Mapping[int, Wanted]) -> Shown:
         assert self._renditions is not None
         if not wanted or key in self._unfit:
-            return
-        door = Door(self._renditions.folder)
+            return not wanted
+        door, name, numbers = Door(self._renditions.folder), self._renditions.name(key, PROXY), list(wanted)
+        kept = Kept(self._frames, (key, found.stamp, found.size), list(wanted.values()))
         try:
-            for which, picture_HWC in self._decoded(
-                door, self._renditions.name(key, PROXY), wanted, 0.0, attached=True
-            ):
-                self.drawn["proxy"] += 1
-                yield which, picture_HWC
+            for which, picture_HWC in self._counted("cache", kept.look(found.index)):
+                yield numbers[which], picture_HWC
+            decoded = self._decoded(door, name, kept.left, 0.0, attached=True)
+            for which, picture_HWC in self._counted("proxy", kept.through(decoded)):
+                yield numbers[which], picture_HWC
         except MediaError:
             # Whatever is wrong with it, the file is still there.
             self._unfit.add(key)
+            return False
+        kept.write(found.index)
+        return True
 
     def _original(
         self, key: str, wanted: Sequence[Wanted], predicted_seconds: float
     ) -> Iterator[tuple[int, np.ndarray]]:
-        for which, picture_HWC in self._decoded(self._door, key, wanted, predicted_seconds):
-            self.drawn["file"] += 1
-            yield which, picture_HWC
+        stamp = None if self._frames is None else self.stamp(key)
+        kept = Kept(None if stamp is None else self._frames, (self._door.root, key, stamp), wanted)
+        yield from self._counted("cache", kept.look(self._memory(self._door, key, stamp).index()))
+        decoded = self._decoded(self._door, key, kept.left, predicted_seconds)
+        yield from self._counted("file", kept.through(decoded))
+        # The first time, decoding it has taught what is needed to find its pictures again.
+        kept.write(self._memory(self._door, key, stamp).index())
+
+    def _counted(self, whence: str, pictures: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
+        for found in pictures:
+            self.drawn[whence] += 1
+            yield found
+
+    def _memory(self, door: Door, key: str, stamp: tuple[int, int] | None) -> IndexFile:
+        if self._indexes is None or stamp is None:
+            return IndexFile(None)
+        return IndexFile(place_of(self._indexes, door.root, key, stamp), self._least_packets)
+
+    @property
+    def _least_packets(self) -> int | None:
+        """Of which files the index is kept: where pictures are kept, of all."""
+        return None if self._frames is None else 1
 
     def _decoded(
         self, door: Door, key: str, wanted: Sequence[Wanted], predicted_seconds: float, attached: bool = False
     ) -> Iterator[tuple[int, np.ndarray]]:
         """Pictures of a file behind a door, in the order of their times; `attached`: its index is at its end."""
+        if not wanted:
+            return
         if self.isolate == "inline":
             yield from self._inline(door, key, wanted, attached)
             return
@@ -190,9 +245,7 @@ class Media:
         with door.opened(key) as path:
             status = path.stat()
             stamp = (status.st_size, status.st_mtime_ns)
-            memory = Attached(path) if attached else IndexFile(None)
-            if self._indexes is not None and not attached:
-                memory = IndexFile(place_of(self._indexes, door.root, key, stamp))
+            memory = Attached(path) if attached else self._memory(door, key, stamp)
             yield from decode.read(path, wanted, self.reader, self.limits, memory)
             if memory.kept is not None:
                 self._keep(key, stamp, memory.kept)
@@ -225,9 +278,29 @@ class Media:
         other.position, other.drawn = position, Counter()
         return other
 
+    def holding(self, asked: Mapping[str, Collection[Wanted]], predicted: Mapping[str, float], position: int) -> Media:
+        """The same, with the pictures asked of some files at hand; those of files that fail are not, and who wants one
+        learns why."""
+        other = self.at(position)
+        other._held, other._failed = {}, {}
+        for key, wanted in asked.items():
+            once = list(dict.fromkeys(wanted))
+            try:
+                other.refuse([key])
+                pictures = {which: p.copy() for which, p in other.pictures(key, once, predicted.get(key, 0.0))}
+            except MediaError as error:
+                # What has cost a process is not tried again for each.
+                if type(error).__name__ in COSTLY:
+                    other._failed[key] = error
+                continue
+            other._held |= {(key, once[which]): picture_HWC for which, picture_HWC in pictures.items()}
+        return other
+
     def refuse(self, keys: Iterable[str]) -> None:
         """`MediaError` for the first of the files that are not to be tried again, at its position."""
         for key in keys:
+            if key in self._failed:
+                raise self._failed[key]
             kind = self.quarantine.kind(key, self.position)
             if kind is not None:
                 raise KINDS[kind](key, NOT_AGAIN)
@@ -240,11 +313,20 @@ class Media:
     def told(self) -> str:
         """One line on it. Starts a decoding process, where there are any: a run that can have none learns it first."""
         if self.isolate == "inline":
-            return f"{self.root}, decoded in the data workers: for files that you trust"
-        confined = self.confined()
-        reach = [name for name, gone in (("network", confined.no_network), ("files", confined.no_files)) if not gone]
-        told = f"with {' and other '.join(reach)} in reach (see vista-train doctor)" if reach else "out of all reach"
-        return f"{self.root}, decoded apart by {self.reader}, {told}"
+            apart = "decoded in the data workers: for files that you trust"
+        else:
+            confined = self.confined()
+            reach = [
+                name for name, gone in (("network", confined.no_network), ("files", confined.no_files)) if not gone
+            ]
+            some = f"with {' and other '.join(reach)} in reach (see vista-train doctor)"
+            apart = f"decoded apart by {self.reader}, {some if reach else 'out of all reach'}"
+        more = [f"proxies in {self._renditions.folder}"] if self._renditions is not None else []
+        if self._frames is not None:
+            more.append(f"{self._frames.max_bytes / 2**30:g} GiB of pictures kept")
+        if self.snap_seconds:
+            more.append(f"NOT EXACT: keyframes stand in within {float(self.snap_seconds):g} s")
+        return "; ".join([f"{self.root}, {apart}", *more])
 
     def close(self) -> None:
         """End its decoding processes; they are started again when they are needed."""
@@ -257,6 +339,7 @@ class Media:
             "reader": self.reader,
             "limits": dataclasses.asdict(self.limits),
             "indexes": self._indexes,
+            "least_packets": self._least_packets,
             "memory_bytes": self.limits.max_memory_mib << 20,
             # The packets alone, then the frames; to inspect a file, its header before and three frames after.
             "passes": 2 if op == "read" else 4,

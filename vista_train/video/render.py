@@ -68,6 +68,15 @@ def render_view(video: Video, times: Sequence[Fraction], view: View, media: Medi
     return render(video, times, view.canvas_of(video), view.paint, media)
 
 
+def wishes(video: Video, times: Sequence[Fraction], view: View, media: Media) -> dict[str, list[Wanted]]:
+    """What `render_view` would ask of each file."""
+    asked: dict[str, list[Wanted]] = defaultdict(list)
+    for request in requests(video, times, view.canvas_of(video), view.paint):
+        if request.clip.frames_TCHW is None:
+            asked[request.clip.path].append(_wanted(request, media.snap_seconds))
+    return asked
+
+
 def requests(video: Video, times: Sequence[Fraction], size: tuple[int, int], fit: Fit = "letterbox") -> list[Request]:
     """Every picture that `render` would decode, hidden ones left out; what a composition costs, without decoding."""
     for time in times:
@@ -135,17 +144,28 @@ def _hidden(request: Request) -> bool:
 
 def _pictures(path: str, wanted: list[Request], media: Media) -> Iterator[tuple[Request, np.ndarray]]:
     """The pictures of one file, each as tall and wide as its place."""
-    pixels = [(request, max(1, request.place.width), max(1, request.place.height)) for request in wanted]
     clip = wanted[0].clip
     if clip.frames_TCHW is not None:
-        for request, width, height in pixels:
-            yield request, _from_memory(request, width, height)
+        for request in wanted:
+            yield request, _from_memory(request, max(1, request.place.width), max(1, request.place.height))
         return
-    asked = [Wanted(request.time, width, height) for request, width, height in pixels]
-    can_seek = not path.lower().endswith(".avi")
-    predicted = predicted_seconds(asked, clip.width, clip.height, clip.fps, can_seek)
-    for index, picture_HWC in media.pictures(path, asked, predicted):
+    asked = [_wanted(request, media.snap_seconds) for request in wanted]
+    for index, picture_HWC in media.pictures(path, asked, predicted_for(clip, asked)):
         yield wanted[index], picture_HWC
+
+
+def predicted_for(clip: Clip, wanted: Sequence[Wanted]) -> float:
+    """Seconds that decoding some pictures of a clip's file should take."""
+    can_seek = not clip.path.lower().endswith(".avi")
+    return predicted_seconds(wanted, clip.width, clip.height, clip.fps, can_seek)
+
+
+def _wanted(request: Request, snap_seconds: Fraction) -> Wanted:
+    """What to ask of a file. A frame that stands in begins in the clip: outside it other things are shown."""
+    clip, time, window = request.clip, request.time, None
+    if snap_seconds:
+        window = (max(clip.start, time - snap_seconds), min(clip.end, time + snap_seconds))
+    return Wanted(time, max(1, request.place.width), max(1, request.place.height), window)
 
 
 def _from_memory(request: Request, width: int, height: int) -> np.ndarray:

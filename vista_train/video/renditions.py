@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -48,12 +47,22 @@ class Rendition:
         sides = zip(self.size, (wanted.width, wanted.height), self.source_size, strict=True)
         return all(side >= min(needed, source // 2 * 2) for side, needed, source in sides)
 
-    def has(self, time: Fraction) -> bool:
-        """Whether the file has a frame at that time, and this a picture of it."""
+    def has(self, one: Wanted) -> bool:
+        """Whether the file has a frame at that time, and this a picture of it, or of one that may stand in for it."""
         index = self.index
-        if time > index.starts_at(-1) + index.last_seconds + OVERRUN_SECONDS:
-            return False
-        return int(index.position_F[index.rank_at(time)]) >= 0
+        return one.time <= index.starts_at(-1) + index.last_seconds + OVERRUN_SECONDS and self._position(one) >= 0
+
+    def _position(self, one: Wanted) -> int:
+        """The place of its packet, or tile; -1 where there is none."""
+        index = self.index
+        position = int(index.position_F[index.rank_at(one.time)])
+        if position >= 0 or one.window is None:
+            return position
+        ranks = [index.rank_at(time) for time in one.window]
+        inside = index.position_F[ranks[0] : ranks[1] + 1]
+        there = np.flatnonzero(inside >= 0) + ranks[0]
+        found = index.nearest(one, there.tolist())
+        return -1 if found is None else int(index.position_F[found])
 
     def tiles(self, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
         """(index into `wanted`, picture_HWC uint8) of a rendition that is tiles; `ValueError` if some are not there."""
@@ -64,7 +73,7 @@ class Rendition:
         for (out_width, out_height), members in by_size.items():
             pictures_NHWC = np.empty((len(members), height, width, 3), np.uint8)
             for number, which in enumerate(members):
-                at = int(self.index.position_F[self.index.rank_at(wanted[which].time)])
+                at = self._position(wanted[which])
                 place = memoryview(pictures_NHWC[number]).cast("B")
                 if at < 0 or os.preadv(self.known.file.fileno(), [place], at * len(place)) != len(place):
                     raise ValueError("a tile is missing")

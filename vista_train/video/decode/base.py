@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -89,6 +89,20 @@ class Wanted:
     time: Fraction
     width: int
     height: int
+    window: tuple[Fraction, Fraction] | None = None
+    """From when until before when a frame must begin to stand in for it, if that one costs less; default, none may."""
+
+    def to_json(self) -> list[Any]:
+        """As JSON takes it."""
+        times = [self.time, *(self.window or ())]
+        return [self.width, self.height, *(part for time in times for part in time.as_integer_ratio())]
+
+    @classmethod
+    def from_json(cls, plain: list[int]) -> Wanted:
+        """What `to_json` has made."""
+        width, height, *parts = plain
+        time, *window = (Fraction(num, den) for num, den in zip(parts[::2], parts[1::2], strict=True))
+        return cls(time, width, height, (window[0], window[1]) if window else None)
 
 
 class Memory(Protocol):

@@ -214,7 +214,7 @@ def answer(
                 return {"found": _transcoded(path, request, limits, stamp, handed)}
             if request["op"] != "read":
                 return {"found": facts(request["op"], path, limits)}
-            wanted = [Wanted(Fraction(num, den), width, height) for num, den, width, height in request["wanted"]]
+            wanted = [Wanted.from_json(plain) for plain in request["wanted"]]
             places = pictures.places(wanted)
             memory = _memory(path, request, stamp)
             for which, picture_HWC in read(path, wanted, request["reader"], limits, memory):
@@ -230,7 +230,8 @@ def _memory(path: Path, request: dict[str, Any], stamp: Sequence[int]) -> IndexF
     if request["attached"]:
         return Attached(path)
     folder = request["indexes"]
-    return IndexFile(place_of(folder, request["root"], request["key"], stamp) if folder else None)
+    place = place_of(folder, request["root"], request["key"], stamp) if folder else None
+    return IndexFile(place, request["least_packets"])
 
 
 def _transcoded(

@@ -54,8 +54,9 @@ class IndexFile:
 
     is_all = False
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, least_packets: int | None = None) -> None:
         self.path = path
+        self.least_packets = MIN_PACKETS if least_packets is None else least_packets
         self.kept: bytes | None = None
         """What has been learnt and is worth writing to `path`; who may write must do so."""
 
@@ -69,7 +70,7 @@ class IndexFile:
 
     def keep(self, index: PacketIndex) -> None:
         """Make ready what is to be written."""
-        if self.path is not None and index.num_packets >= MIN_PACKETS:
+        if self.path is not None and index.num_packets >= self.least_packets:
             content = to_bytes(index)
             self.kept = content if len(content) <= MAX_BYTES else None
 

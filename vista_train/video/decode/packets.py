@@ -220,6 +220,27 @@ class PacketIndex:
         tick = min(int(self.shown_F[self.first]) + time // self.time_base, LAST_TICK)
         return max(bisect_right(self.shown_F, tick) - 1, self.first)
 
+    def rank_for(self, one: Wanted) -> int:
+        """The rank of the frame to show for a wish: that of a keyframe in its window, the nearest, or the one shown."""
+        rank = self.rank_at(one.time)
+        if one.window is None or not self.by_pts:
+            return rank
+        ranks = [int(self.rank_P[int(key)]) for key in self._keys_about(rank)]
+        found = self.nearest(one, [rank for rank in ranks if rank >= 0])
+        return rank if found is None else found
+
+    def nearest(self, one: Wanted, ranks: Iterable[int]) -> int | None:
+        """Which of some frames begins nearest to a wanted time, of those in its window; None for none."""
+        start, end = one.window or (one.time, one.time)
+        begins = {rank: self.starts_at(rank) for rank in ranks}
+        inside = [rank for rank, time in begins.items() if start <= time < end]
+        return min(inside, key=lambda rank: abs(begins[rank] - one.time), default=None)
+
+    def _keys_about(self, rank: int) -> np.ndarray:
+        """The keyframes around a frame: two before its packet, two behind."""
+        at = bisect_right(self.keys_K, int(self.position_F[rank]))
+        return self.keys_K[max(0, at - 2) : at + 2]
+
     def ranks(self, wanted: Sequence[Wanted]) -> dict[int, list[int]]:
         """For each rank that is wanted, ascending: which of `wanted` want it, in the order of their times.
 
@@ -228,8 +249,8 @@ class PacketIndex:
         self._check_end(max(one.time for one in wanted))
         out: dict[int, list[int]] = {}
         for which in sorted(range(len(wanted)), key=lambda which: wanted[which].time):
-            out.setdefault(self.rank_at(wanted[which].time), []).append(which)
-        return out
+            out.setdefault(self.rank_for(wanted[which]), []).append(which)
+        return dict(sorted(out.items()))
 
     def _check_end(self, latest: Fraction) -> None:
         end = self.starts_at(-1) + self.last_seconds

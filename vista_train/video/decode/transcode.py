@@ -83,7 +83,7 @@ class _Maker:
         self.proxy, self.tiles, self.tiled = proxy, tiles, _tiled(index, sizes.tile_fps)
         self._scaler, self._reformatter = Scaler(), VideoReformatter()
         self._is_plain = _is_plain(first)
-        self._container, self._stream = _encoder(proxy, self.size, source, first if self._is_plain else None)
+        self._container, self._stream = _encoder(proxy, self.size, source, self._is_plain)
 
     def add(self, rank: int, frame: VideoFrame) -> None:
         """The next frame."""
@@ -150,17 +150,16 @@ def _is_plain(frame: VideoFrame) -> bool:
 
 
 def _encoder(
-    proxy: BinaryIO, size: tuple[int, int], source: Source, colours: VideoFrame | None
+    proxy: BinaryIO, size: tuple[int, int], source: Source, keeps_colours: bool
 ) -> tuple[OutputContainer, VideoStream]:
-    """An encoder into `proxy`, of the colours that a frame has, if it is to have them."""
+    """An encoder into `proxy`, of the colours that the decoder has found, if it is to have them."""
     container = av.open(proxy, "w", format="mp4")
     stream = container.add_stream("libx264", rate=round(source.stream.average_rate or 30) or 1, options=dict(X264))
     stream.width, stream.height = size
     stream.pix_fmt, stream.gop_size, stream.thread_count = "yuv420p", GROUP, 1
-    if colours is not None:
+    if keeps_colours:
         for name in COLORS:
             setattr(stream.codec_context, name, int(getattr(source.stream.codec_context, name)))
-        stream.codec_context.colorspace = int(colours.colorspace)
     stream.codec_context.time_base = 1 / Fraction(stream.codec_context.framerate)
     return container, stream
 
