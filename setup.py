@@ -1,4 +1,4 @@
-"""Packaging: `pip install .`, with flash-attn, torchcodec and the test tools as extras."""
+"""Packaging: `pip install .`, with flash-attn, Liger, torchcodec and the test tools as extras."""
 
 from pathlib import Path
 
@@ -23,6 +23,7 @@ setup(
     install_requires=requirements,
     extras_require={
         "flash": ["flash-attn>=2.7"],
+        "liger": ["liger-kernel>=0.6.2"],
         "torchcodec": ["torchcodec>=0.11.1"],
         "test": ["pytest>=8", "pytest-timeout>=2.3", "pytest-xdist>=3.6", "ruff>=0.12", "mypy>=1.15", "types-PyYAML"],
     },

@@ -115,6 +115,9 @@ def vision_sizes(side: int, **more: Any) -> dict[str, Any]:
     }
 
 
+CLIP_L = vision_sizes(336, hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
+
+
 def longva() -> Made:
     """CLIP with heads 64 wide, as all of CLIP's are, and a Qwen2 with spare rows in its table."""
     return _longva(vision_sizes(56, num_attention_heads=1), {})
@@ -122,12 +125,20 @@ def longva() -> Made:
 
 def longva_1_5b() -> Made:
     """LongVA's own tower before a Qwen2 of the size of Qwen2-1.5B; for a GPU."""
-    vision = vision_sizes(336, hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16)
     text = {
         "vocab_size": 151_936, "hidden_size": 1536, "intermediate_size": 8960, "num_hidden_layers": 28,
         "num_attention_heads": 12, "num_key_value_heads": 2,
     }  # fmt: skip
-    return _longva(vision, text)
+    return _longva(CLIP_L, text)
+
+
+def longva_7b() -> Made:
+    """LongVA itself: the same tower before a Qwen2-7B; for a GPU."""
+    text = {
+        "vocab_size": 152_064, "hidden_size": 3584, "intermediate_size": 18_944, "num_hidden_layers": 28,
+        "num_attention_heads": 28, "num_key_value_heads": 4,
+    }  # fmt: skip
+    return _longva(CLIP_L, text)
 
 
 def _longva(vision: Mapping[str, Any], text: Mapping[str, Any]) -> Made:
@@ -354,7 +365,18 @@ def qwen3_vl() -> Made:
 
 BUILDERS: dict[str, Callable[[], Made]] = {
     builder.__name__: builder
-    for builder in (longva, longva_1_5b, video_llava, mantis, llava_onevision, smolvlm, internvl, qwen2_5_vl, qwen3_vl)
+    for builder in (
+        longva,
+        longva_1_5b,
+        longva_7b,
+        video_llava,
+        mantis,
+        llava_onevision,
+        smolvlm,
+        internvl,
+        qwen2_5_vl,
+        qwen3_vl,
+    )
 }
 
 
@@ -385,7 +407,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.layout == "published" and arguments.kind != "longva":
         parser.error("--layout published is LongVA's own layout; the others have but one")
     made = make(arguments.kind, Path(arguments.folder), arguments.seed, arguments.layout)
-    name = {"qwen2_5_vl": "qwen_vl", "qwen3_vl": "qwen_vl", "longva_1_5b": "longva"}.get(arguments.kind, arguments.kind)
+    name = {"qwen2_5_vl": "qwen_vl", "qwen3_vl": "qwen_vl", "longva_1_5b": "longva", "longva_7b": "longva"}.get(
+        arguments.kind, arguments.kind
+    )
     print(
         f"accelerate launch -m vista_train.train recipes/quickstart.yaml output=out/rehearsal_{arguments.kind} "
         f"family.name={name} family.path={arguments.folder} family.max_tokens=4096 train.max_row_tokens=8192 "

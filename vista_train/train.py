@@ -16,13 +16,14 @@ from vista_train.redact import redacted
 from vista_train.training import checkpoint
 from vista_train.training.engines import make_accelerator
 from vista_train.training.loop import Trainer, known_failures, shut_down
+from vista_train.training.profile import Profiled
 from vista_train.training.ranks import Ranks, lost
 from vista_train.training.signals import StopSignal
 from vista_train.types import Failure
 from vista_train.video.decode import MediaError
 
 
-def train(recipe: Recipe, signals: StopSignal | None = None) -> Trainer:
+def train(recipe: Recipe, signals: StopSignal | None = None, profiled: Profiled | None = None) -> Trainer:
     """Train to the end, or until `signals` end it, from the newest finished checkpoint in the recipe's output."""
     accelerator, ranks = make_accelerator(), Ranks()
     output = Path(recipe.output)
@@ -50,7 +51,7 @@ def train(recipe: Recipe, signals: StopSignal | None = None) -> Trainer:
             for key, reason in source.unusable
         ],
     )
-    trainer.train(signals)
+    trainer.train(signals, profiled)
     return trainer
 
 
@@ -67,11 +68,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="recipe keys to change, such as train.steps=9"
     )
+    parser.add_argument(
+        "--profile",
+        metavar="steps=10:15",
+        help="profile these steps, counted from 1, the last one included, on one rank (`steps=10:15,rank=3`; default, "
+        "rank 0): a trace and a table in <output>/profile",
+    )
     arguments = parser.parse_args(argv)
     # From the start: a launcher that passes a signal on must not kill a rank that still loads.
     signals = StopSignal().listen()
     try:
-        trainer = train(load_recipe(arguments.recipe, arguments.overrides), signals)
+        profiled = Profiled.parse(arguments.profile) if arguments.profile is not None else None
+        trainer = train(load_recipe(arguments.recipe, arguments.overrides), signals, profiled)
     except (ValueError, MediaError, RuntimeError) as error:
         # Before the loop, too, a rank that is gone breaks what the others wait in.
         gone = lost(error) if isinstance(error, RuntimeError) else None

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 import torch
 
+from vista_train.models.attention import NAMES
 from vista_train.models.base import PARTS
 from vista_train.training.loss import summed_cross_entropy
 from vista_train.types import Encoded, Message, Row
@@ -51,9 +52,10 @@ def learning(rig: Any, model: Any) -> dict[str, torch.nn.Parameter]:
     return {name: parameter for part in rig.family.parts(model).values() for name, parameter in part}
 
 
-@pytest.mark.parametrize("training", [True, False])
-def test_packed_is_separate(rig: Any, model: Any, training: bool) -> None:
+@pytest.mark.parametrize(("training", "attention"), [(True, "by_sample"), (False, "by_sample"), (True, "dense")])
+def test_packed_is_separate(rig: Any, model: Any, training: bool, attention: str) -> None:
     model.train(training)
+    rig.family.text_config(model)._attn_implementation = NAMES[attention]
     samples = rig.mixed()
     together_LD = rig.hidden(model, samples)
     apart_LD = torch.cat([rig.hidden(model, [sample]) for sample in samples])

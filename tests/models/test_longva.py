@@ -294,6 +294,6 @@ def test_tiles_lie_row_by_row(published: Path) -> None:
     assert square.view.canvas_of(clip) == (112, 112)
     frame_CHW = torch.randint(256, (3, 112, 112), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     tiled = square.codec.encode(sample, square.codec.plan(sample), frame_CHW[None])
-    tiles = tiles_of(Row.packed([tiled]), 56)
+    tiles = tiles_of(tiled.frames_TCHW, 56)
     quarters = [frame_CHW[:, top : top + 56, left : left + 56] for top in (0, 56) for left in (0, 56)]
     assert torch.equal(tiles, torch.stack(quarters))

@@ -18,7 +18,7 @@ from vista_train.data.dataset import Composed, Ingredient, VistaDataset
 from vista_train.data.sources import ClipSource
 from vista_train.models import chat
 from vista_train.models.codec import Shown
-from vista_train.types import Encoded, Message
+from vista_train.types import Encoded, Message, Row
 from vista_train.video.composition import Clip
 
 NUM_SAMPLES = 200
@@ -73,6 +73,14 @@ def test_frames_are_dropped_and_never_tokens(rig: Any, seconds: int) -> None:
         assert plan.labels == words
     with pytest.raises(ValueError, match="leaves no room for one frame"):
         replace(codec, max_tokens=tokens[0] - 1).plan(sample)
+
+
+def test_a_row_is_worth_what_its_samples_were_planned_to_cost(rig: Any) -> None:
+    videos = [None, Clip("a.mp4", 0, 7, 200, 100), Clip("b.mp4", 0, 7, 100, 300), Clip("c.png", 0, 1, 300, 300, 1)]
+    costs = [rig.family.codec.plan(rig.sample(video)).cost for video in videos]
+    row = Row.packed([rig.encoded(video) for video in videos])
+    assert rig.family.codec.flops(row) == pytest.approx(sum(costs), rel=1e-12)
+    assert costs[0] < min(costs[1:])
 
 
 def test_words_alone_have_a_plan_and_a_limit(rig: Any) -> None:

@@ -15,7 +15,7 @@ from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGener
 from vista_train.models.base import FAMILIES, load_family, register_family
 from vista_train.models.chat import CHATML, ChatFormat
 from vista_train.models.hub import CLIP_SCALE
-from vista_train.models.hub_family import HubFamily
+from vista_train.models.hub_family import HubFamily, features_of
 from vista_train.models.pooled_llava import TileLayout
 from vista_train.models.towers import behind_layer, square_canvas
 from vista_train.training.loss import summed_cross_entropy
@@ -27,7 +27,7 @@ README = Path(__file__).parents[2] / "README.md"
 TALK = (Message("user", "What is it?"), Message("assistant", "A cat."))
 BESIDE = (
     torch, LlavaConfig, LlavaForConditionalGeneration, register_family, ChatFormat, HubFamily, TileLayout,
-    behind_layer, square_canvas,
+    behind_layer, features_of, square_canvas,
 )  # fmt: skip
 """What the README leaves out: the imports."""
 

@@ -100,11 +100,17 @@ def test_packed_is_unpacked(
     assert (together_LD - apart_LD).norm() <= 1e-5 * apart_LD.norm()
 
 
-def test_packing_is_seen_only_through_restarting_positions(tiny: Tiny, model: LongVAForConditionalGeneration) -> None:
+def test_packing_is_seen_through_bounds_or_under_a_dense_mask_through_positions(
+    tiny: Tiny, model: LongVAForConditionalGeneration
+) -> None:
     row = packed(mixed(tiny))
-    running = replace(row, positions_1L=torch.arange(row.num_tokens)[None])
-    right_LD, wrong_LD = (tiny.hidden_states(model, one) for one in (row, running))
-    assert (right_LD - wrong_LD).norm() > 1e-2 * right_LD.norm()
+    right_LD = tiny.hidden_states(model, row)
+    as_one_LD = tiny.hidden_states(model, replace(row, lengths=(row.num_tokens,)))
+    assert (right_LD - as_one_LD).norm() > 1e-2 * right_LD.norm()
+    model.config.text_config._attn_implementation = "sdpa"
+    assert (right_LD - tiny.hidden_states(model, row)).norm() <= 1e-5 * right_LD.norm()
+    running_LD = tiny.hidden_states(model, replace(row, positions_1L=torch.arange(row.num_tokens)[None]))
+    assert (right_LD - running_LD).norm() > 1e-2 * right_LD.norm()
 
 
 @pytest.mark.parametrize("frozen", [(), ("vision",), ("vision", "projector")])
@@ -394,7 +400,9 @@ def test_nothing_in_a_checkpoints_folder_is_run_or_fetched(tmp_path: Path) -> No
     config["attn_implementation"] = config["_attn_implementation"] = "somebody/kernel"
     (tmp_path / "config.json").write_text(json.dumps(config))
     read_again = load_family("tiny", {"path": str(tmp_path)}, View(width=112, height=112))
-    assert read_again.load().config._attn_implementation == "sdpa"
+    loaded = read_again.load().config
+    assert (loaded._attn_implementation, loaded.vision_config._attn_implementation) == ("sdpa", "sdpa")
+    assert loaded.text_config._attn_implementation == "sdpa_by_sample"
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(ValueError, match="holds an adapter; `vista-train merge`"):
         load_family("tiny", {"path": str(tmp_path)}, View(width=112, height=112))

@@ -7,7 +7,73 @@ from planted import Mutant
 HANG = "tests/training/test_no_hang.py::test_no_step_hangs_and_each_is_that_of_one_process[zero3]"
 TOGETHER = "tests/data/test_planning_together.py::"
 
+FUSED = "tests/training/test_fused_loss.py::"
+METERS = "tests/training/test_meters.py::"
+
 MUTANTS = (
+    Mutant(
+        "loss_summed_in_half_precision",
+        "vista_train/training/fused_loss.py",
+        "return kernel(hidden_ND.float(), weight_VD.float(), targets_N,",
+        "return kernel(hidden_ND, weight_VD, targets_N,",
+        FUSED + "test_torchs_kernel_computes_in_fp32_whatever_it_is_given",
+    ),
+    Mutant(
+        "mean_of_a_fused_kernel",
+        "vista_train/training/fused_loss.py",
+        'targets_N, reduction="sum", accum_dtype=torch.float32)',
+        "targets_N, accum_dtype=torch.float32)",
+        FUSED + "test_ligers_kernel_gets_what_it_is_written_for",
+    ),
+    Mutant(
+        "fused_kernel_on_a_sharded_head",
+        "vista_train/training/loss.py",
+        "    if is_sharded:\n",
+        "    if False:\n",
+        FUSED + "test_the_best_measured_of_those_that_can_run_is_chosen",
+    ),
+    Mutant(
+        "fused_kernel_on_a_wrapped_head",
+        "vista_train/training/loss.py",
+        "elif type(head) is not nn.Linear or",
+        "elif not isinstance(head, nn.Linear) or",
+        FUSED + "test_the_best_measured_of_those_that_can_run_is_chosen",
+    ),
+    Mutant(
+        "flops_of_the_row_as_one_sample",
+        "vista_train/models/codec.py",
+        "        samples = zip(row.lengths, labels, row.frames, row.pictures, strict=True)\n",
+        "        samples = [(row.num_tokens, row.labels_1L[0], row.frames[0], row.pictures[0])]\n",
+        METERS + "test_a_row_is_worth_what_its_samples_cost",
+    ),
+    Mutant(
+        "flops_as_planned",
+        "vista_train/training/loop.py",
+        "            flops=agreed.flops,",
+        "            flops=float(sum(self.dataset.plan(p).cost for p in range(4))),",
+        METERS + "test_what_a_run_achieves_is_what_its_samples_came_to",
+    ),
+    Mutant(
+        "profile_one_step_short",
+        "vista_train/training/profile.py",
+        "        if step == self.asked.last:",
+        "        if step == self.asked.last - 1:",
+        "tests/training/test_profile.py::test_the_asked_steps_are_in_the_trace_and_no_others",
+    ),
+    Mutant(
+        "waiting_left_out_of_the_profile",
+        "vista_train/training/loader.py",
+        "with span(WAIT), watch.waiting(",
+        "with watch.waiting(",
+        "tests/training/test_profile.py::test_the_asked_steps_are_in_the_trace_and_no_others",
+    ),
+    Mutant(
+        "all_devices_taken_for_one",
+        "vista_train/training/meters.py",
+        "(self.seconds * self.devices * 1e12)",
+        "(self.seconds * 1e12)",
+        METERS + "test_rates_are_of_one_device_and_its_peak",
+    ),
     Mutant(
         "mean_of_means",
         "vista_train/training/loop.py",
@@ -167,29 +233,36 @@ MUTANTS = (
     Mutant(
         "head_calls_not_agreed",
         "vista_train/training/report.py",
-        "(max(head), max(tower))",
-        "(min(head), max(tower))",
+        "Calls(max(head), ",
+        "Calls(min(head), ",
         HANG,
     ),
     Mutant(
         "tower_passes_not_agreed",
         "vista_train/training/report.py",
-        "(max(head), max(tower))",
-        "(max(head), min(tower))",
+        "tuple(max(each) for each in zip(*tower, strict=True))",
+        "tuple(min(each) for each in zip(*tower, strict=True))",
+        HANG,
+    ),
+    Mutant(
+        "mlp_tiles_not_agreed",
+        "vista_train/training/report.py",
+        "max(tile))",
+        "min(tile))",
         HANG,
     ),
     Mutant(
         "idle_passes_dropped",
-        "vista_train/models/hub_family.py",
-        "lacking = tower_passes - self.tower_passes(full)",
-        "lacking = 0",
+        "vista_train/models/passes.py",
+        "        if lacking > 0:",
+        "        if lacking > 0 and not groups:",
         HANG,
     ),
     Mutant(
         "idle_passes_leave_a_gradient",
         "vista_train/models/hub_family.py",
-        "hidden_LD + 0 * idle.to(hidden_LD.dtype)",
-        "hidden_LD + 1e-3 * idle.to(hidden_LD.dtype)",
+        "hidden_LD + 0 * torch.stack(passes.made_up)",
+        "hidden_LD + 1e-3 * torch.stack(passes.made_up)",
         HANG,
     ),
     Mutant(

@@ -15,14 +15,14 @@ from accelerate import DistributedType, PartialState
 
 from vista_train.config import parse_recipe
 from vista_train.data.collate import PackedCollator
-from vista_train.models import load_family
+from vista_train.models import load_family, offload
 from vista_train.models.adapters import LoraSettings
 from vista_train.models.tiny import TinySettings
 from vista_train.train import train
 from vista_train.training import checkpoint
 from vista_train.training.loop import Trainer, shut_down
 from vista_train.training.optimizer import OptimizerSettings, PartSettings
-from vista_train.training.settings import LoopSettings
+from vista_train.training.settings import LoopSettings, Recomputed
 from vista_train.types import Encoded, Message, Row, Sample
 from vista_train.video.composition import Clip
 from vista_train.video.sampling import View
@@ -76,11 +76,16 @@ def rows_of(chosen: Sequence[Encoded], rank: int, ranks: int, micro_steps: int) 
     return [pack(slots[micro * ranks + rank]) for micro in range(micro_steps)]
 
 
-def trajectory(micro_steps: int, **optimizer: Any) -> dict[str, Any]:
-    """The engine, and (loss, gradient norm) of each step. One step in the middle has no label at all."""
+def trajectory(micro_steps: int, spared: bool = False, **optimizer: Any) -> dict[str, Any]:
+    """The engine, and (loss, gradient norm) of each step. One step in the middle has no label at all.
+
+    `spared`: frames one at a time, layers computed again from what the host holds of them, MLPs in tiles.
+    """
+    offload.LEAST_BYTES = 1
     family = load_family("tiny", SMALL, VIEW)
     settings = OptimizerSettings(lr=1e-3, **{"clip_norm": 1.0, **optimizer})
-    trainer = Trainer(family, loop=LoopSettings(steps=STEPS), optimizer=settings)
+    ways = {"vision_chunk": 1, "gradient_checkpointing": Recomputed("offload"), "tiled_mlp": 32} if spared else {}
+    trainer = Trainer(family, loop=LoopSettings(steps=STEPS, **ways), optimizer=settings)
     rank, ranks = trainer.ranks.rank, trainer.ranks.count
     out = []
     for step in range(STEPS):
@@ -117,6 +122,8 @@ def main(path: str) -> None:
         cases = {f"micro_{count}": trajectory(count) for count in (1, 3)}
         cases["frozen"] = trajectory(1, vision=False)
         cases["lora"] = trajectory(1, vision=False, language=ADAPTED)
+        cases["spared"] = trajectory(3, spared=True)
+        cases["spared_lora"] = trajectory(1, spared=True, vision=False, language=ADAPTED)
     run_recipes(asked.get("recipes", []))
     if int(os.environ.get("RANK", "0")) == 0:
         Path(asked["out"]).write_text(json.dumps(cases))

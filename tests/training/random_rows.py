@@ -26,12 +26,12 @@ from accelerate import DistributedType
 from tests.training.engine_ranks import set_up_cpu
 from tests.training.launching import REPO, command, environment, launch
 from vista_train.data.collate import PackedCollator
-from vista_train.models import load_family
+from vista_train.models import load_family, offload
 from vista_train.models.hub_family import HubFamily
 from vista_train.training.loop import Trainer, shut_down
 from vista_train.training.optimizer import OptimizerSettings
 from vista_train.training.report import Report, Wait
-from vista_train.training.settings import LoopSettings
+from vista_train.training.settings import LoopSettings, Recomputed
 from vista_train.types import Encoded, Message, Row, Sample
 from vista_train.video.composition import Clip
 from vista_train.video.sampling import View
@@ -63,8 +63,14 @@ VIEWS = {
     "llava_onevision": View(frames=2, width=70, height=70, min_pixels=2),
     "qwen2_5_vl": View(frames=2, width=84, height=84, fit="native", multiple=28, min_pixels=2),
 }
-CHECKPOINTED = "video_llava"
-"""This family computes its layers again in the backward pass."""
+WAYS: dict[str, dict[str, Any]] = {
+    "tiny": {"vision_chunk": 16, "gradient_checkpointing": Recomputed("offload"), "tiled_mlp": 128},
+    "mantis": {"vision_chunk": 50, "tiled_mlp": 256},
+    "video_llava": {"vision_chunk": 16, "gradient_checkpointing": True},
+    "llava_onevision": {"vision_chunk": 25, "gradient_checkpointing": Recomputed(False, True)},
+    "qwen2_5_vl": {"vision_chunk": 40, "gradient_checkpointing": Recomputed("offload", True), "tiled_mlp": 256},
+}
+"""How each family holds less at a time: its frames go through the tower one or two at a time."""
 EVALUATED = 7
 """After every so many steps their rows are evaluated, too."""
 DAY = 86_400.0
@@ -112,7 +118,8 @@ def trajectory(
     each()
     family = family_of(kind, folder)
     settings = OptimizerSettings(lr=1e-4, vision=True, projector=True, language=True, warmup_share=0, final_share=1)
-    loop = LoopSettings(steps=steps, gradient_checkpointing=kind == CHECKPOINTED)
+    offload.LEAST_BYTES = 1
+    loop = LoopSettings(steps=steps, **WAYS[kind])
     trainer = Trainer(family, loop=loop, optimizer=settings)
     if trainer.accelerator.distributed_type == DistributedType.FSDP:
         # Accelerate keeps the layers of one family for the next.
@@ -193,11 +200,12 @@ def differences(found: Sequence[Sequence[float]], alone: Sequence[Sequence[float
 
 def unlike(kind: str, folder: Path, steps: int) -> Mapping[str, int]:
     """In how many micro-steps the ranks have unlike labels, need unlike calls and passes, or one of them has no row."""
-    family = family_of(kind, folder)
-    counts = dict.fromkeys(("labels", "head_calls", "tower_passes", "empty"), 0)
+    family, memory = family_of(kind, folder), LoopSettings(**WAYS[kind]).memory
+    family.arrange(family.load(), memory)
+    counts = dict.fromkeys(("labels", "head_calls", "tower_passes", "mlp_tiles", "empty"), 0)
     for step in range(steps):
         told = [Report.of(rows_of(family, step, [rank]), family, Wait()) for rank in range(RANKS)]
-        for name in ("head_calls", "tower_passes"):
+        for name in ("head_calls", "tower_passes", "mlp_tiles"):
             counts[name] += sum(len(set(each)) > 1 for each in zip(*(getattr(r, name) for r in told), strict=True))
         counts["empty"] += sum(sum(map(bool, each)) == 1 for each in zip(*(r.samples for r in told), strict=True))
         counts["labels"] += len({report.labels for report in told}) > 1

@@ -32,10 +32,14 @@ def meters(step: int, loss: float = 1.0) -> StepMeters:
         tokens=3000,
         labels=100,
         frames=8,
+        pictures={"file": 8},
         rows=1,
         step_efficiency=0.9,
         samples=4,
         failed=1,
+        flops=4e15,
+        devices=8,
+        peak_tflops=1000.0,
     )
 
 
@@ -54,6 +58,7 @@ def test_a_line_for_each_step_with_the_wait_in_its_rate(tmp_path: Path) -> None:
     assert line["tokens_per_second"] == 1500.0
     assert (line["data_wait"], line["step_efficiency"], line["failed"]) == (0.25, 0.9, 1)
     assert (line["waited_rank"], line["waited_samples"]) == (1, [7, 9])
+    assert (line["tflops"], line["mfu"]) == (250.0, 0.25)
     found = ledger.read(tmp_path / "ledger.jsonl")
     assert [(failure.position, failure.key) for failure in found] == [(-1, "bad.mp4"), (1, "gone.mp4"), (2, "gone.mp4")]
 

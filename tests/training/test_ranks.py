@@ -17,7 +17,7 @@ import torch
 from torch import distributed
 
 from vista_train.training.ranks import LostRankError, Ranks, lost
-from vista_train.training.report import Agreed, Report, Wait
+from vista_train.training.report import Agreed, Calls, Report, Wait
 from vista_train.types import Encoded, Failure, Row
 
 FACTS = [("torch", "2.9"), ("the plan of the samples", "abc")]
@@ -156,7 +156,11 @@ def row(*lengths: int, first: int = 0) -> Row:
 
 
 def report(*rows: Row, **more: Any) -> Report:
-    family: Any = SimpleNamespace(tower_passes=lambda row: 1 + len(row.shown))
+    family: Any = SimpleNamespace(
+        tower_passes=lambda row: (len(row.shown), row.num_frames),
+        mlp_tiles=lambda row: 1 + row.num_tokens // 1000,
+        codec=SimpleNamespace(flops=lambda row: 2.0 * row.num_tokens),
+    )
     return Report.of(rows, family, more.pop("wait", Wait()), **more)
 
 
@@ -164,7 +168,8 @@ def test_a_report_counts_what_its_rows_need() -> None:
     told = report(row(1024, 1), row(1024, first=5), row(), row(5, 5, 5, first=9))
     assert (told.labels, told.tokens, told.frames) == (2064, 2070, 4)
     assert told.head_calls == (2, 1, 1, 1)
-    assert told.tower_passes == (2, 1, 1, 3)
+    assert told.tower_passes == ((1, 1), (0, 0), (0, 0), (2, 3))
+    assert told.mlp_tiles == (2, 2, 1, 1)
     assert told.samples == ((0, 1), (5,), (), (9, 10, 11))
     assert [failure.position for failure in told.failures] == [0, 1, 5, 9, 10, 11]
 
@@ -175,7 +180,7 @@ def test_what_ranks_agree_on_is_what_the_one_that_needs_most_says() -> None:
     second = report(row(4, 4, 4, first=2), row(), wait=waits[1], stop="SIGTERM", is_saving=True)
     third = report(row(), row(1, 1, first=7), wait=waits[2], stop="SIGINT")
     agreed = Agreed((first, second, third))
-    assert agreed.calls == [(2, 3), (1, 2)]
+    assert agreed.calls == [Calls(2, (2, 3), 3), Calls(1, (1, 1), 1)]
     assert (agreed.labels, agreed.tokens, agreed.frames) == (2017, 2024, 4)
     assert [failure.position for failure in agreed.failures] == [0, 1, 2, 3, 4, 7, 8]
     assert agreed.longest == waits[1]

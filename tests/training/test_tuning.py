@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -326,14 +327,18 @@ def test_a_sample_costs_what_is_trained(parts: dict[str, Any], passes: tuple[int
     recipe = parse_recipe({"view": {"width": 56, "height": 56, "min_pixels": 7}, "train": parts})
     compute: Compute = recipe.make_family().codec.compute  # type: ignore[attr-defined]
     assert (compute.language_passes, compute.vision_passes) == passes
-    language, vision = (
-        Compute(**{**vars(compute), "language_passes": a, "vision_passes": b}).flops(100, 10, 2, 16)
-        for a, b in ((1, 0), (0, 1))
-    )
+    bare = replace(compute, language_layers=0, vision_layers=0)
+    products = [replace(bare, language_passes=a, vision_passes=b).flops(100, 10, 2, 16) for a, b in ((1, 0), (0, 1))]
+    attention = (2 * 4 * 128 * 100**2, 2 * 4 * 3 * 96 * 16**2)
     sample = Sample(Clip.from_frames(torch.zeros((2, 3, 56, 56), dtype=torch.uint8), 1), MESSAGES, (), "made")
     plan = recipe.make_family().codec.plan(sample)
     assert plan.cost == compute.flops(plan.tokens, plan.labels, 2, 16)
-    assert compute.flops(100, 10, 2, 16) == pytest.approx(passes[0] * language + passes[1] * vision)
+    # Attention has no weights: passing gradients on is all of its backward pass.
+    expected = sum(
+        count * product + (3 if count > 1 else 1) * pairs
+        for count, product, pairs in zip(passes, products, attention, strict=True)
+    )
+    assert compute.flops(100, 10, 2, 16) == pytest.approx(expected)
 
 
 MESSAGES = (Message("user", "What?"), Message("assistant", "That."))

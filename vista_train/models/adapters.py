@@ -16,6 +16,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig
 from transformers.utils import is_bitsandbytes_available
 
+from vista_train.models.attention import Attention
 from vista_train.models.base import Family
 from vista_train.models.hub import ADAPTER_FILE, FAULTS, read_json, some
 from vista_train.models.hub_family import HubFamily
@@ -137,6 +138,7 @@ def load_tuned(
     device_type: str = "cpu",
     seed: int = 0,
     checkpoint: Path | None = None,
+    attention: Attention = "auto",
 ) -> Any:
     """The family's model with adapters in the parts that have `loras`; fresh ones, or those of a checkpoint.
 
@@ -146,9 +148,9 @@ def load_tuned(
         held = "adapters" if holds_adapter(checkpoint) else "whole weights"
         raise ValueError(f"{checkpoint} holds {held}, but {'some' if loras else 'no'} part trains with lora")
     if not loras:
-        return family.load(device_type)
+        return family.load(device_type, attention=attention)
     hub = _as_hub(family)
-    model = hub.load(device_type, quantization(family, loras, device_type))
+    model = hub.load(device_type, quantization(family, loras, device_type), attention)
     adapt(model, family, loras, seed)
     if checkpoint is not None:
         load_adapter(model, family, checkpoint, full)

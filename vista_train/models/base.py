@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -13,6 +13,7 @@ from typing import Any, Protocol, TypeVar
 import torch
 from torch import nn
 
+from vista_train.models.attention import Attention
 from vista_train.types import Encoded, Plan, Row, Sample
 from vista_train.video.sampling import View
 
@@ -36,14 +37,28 @@ class Compute:
     language_passes: int = 3
     """Forward passes' worth of work: 3 trained, 2 frozen but passing gradients on, 1 frozen at the bottom."""
     vision_passes: int = 3
+    attention_width: int | None = None
+    """Width of all of the decoder's attention heads together; default, that of its hidden states."""
+    window: int | None = None
+    """The most tokens that one sees, itself included, where all layers of the decoder have such a window."""
 
     def flops(self, tokens: int, labels: int, sequences: int, patches: int) -> float:
         """FLOPs of one sample: matrix products, attention (causal in the decoder, in the tower within each of
         `sequences` of `patches`), and the head at its labels."""
-        decoder = 2 * self.language_params * tokens + 2 * self.language_layers * self.language_width * tokens**2
-        head = 2 * self.vocab_size * self.language_width * labels
-        sequence = 2 * self.vision_params * patches + 4 * self.vision_layers * self.vision_width * patches**2
-        return float(self.language_passes * (decoder + head) + self.vision_passes * sequences * sequence)
+        seen = min(tokens, self.window or tokens)
+        # Twice the pairs of a token and one that it sees, each product of which counts two.
+        pairs = seen**2 + 2 * seen * (tokens - seen)
+        products = 2 * self.language_params * tokens + 2 * self.vocab_size * self.language_width * labels
+        attention = 2 * self.language_layers * (self.attention_width or self.language_width) * pairs
+        language = self.language_passes * products + _attention_passes(self.language_passes) * attention
+        vision = self.vision_passes * 2 * self.vision_params * patches
+        vision += _attention_passes(self.vision_passes) * 4 * self.vision_layers * self.vision_width * patches**2
+        return float(language + sequences * vision)
+
+
+def _attention_passes(passes: int) -> int:
+    """Attention has no weights to spare the gradients of: passing them on is all the work there is."""
+    return 3 if passes > 1 else passes
 
 
 class Codec(Protocol):
@@ -71,6 +86,10 @@ class Codec(Protocol):
         """
         ...
 
+    def flops(self, row: Row) -> float:
+        """FLOPs of a row's samples, as they came: for each, what `plan` calls its cost."""
+        ...
+
 
 class Family(Protocol):
     """Everything that must agree with a checkpoint of one kind of model. Built from its settings and a view."""
@@ -82,8 +101,8 @@ class Family(Protocol):
 
     def __init__(self, settings: Any, view: View) -> None: ...
 
-    def load(self, device_type: str = "cpu") -> nn.Module:
-        """The model on the CPU, with its weights, in fp32, its attention chosen for `device_type`.
+    def load(self, device_type: str = "cpu", *, attention: Attention = "auto") -> nn.Module:
+        """The model on the CPU, with its weights, in fp32, its attention as asked for or chosen for `device_type`.
 
         Parameters that can never get a gradient are frozen.
         """
@@ -93,17 +112,28 @@ class Family(Protocol):
         """Every parameter by part ("vision", "projector", "language"), less those that can never get a gradient."""
         ...
 
-    def tower_passes(self, row: Row) -> int:
-        """How many passes of the vision towers a row takes."""
+    def arrange(self, model: nn.Module, memory: Any) -> None:
+        """Lay out what a model keeps of a forward pass (models/memory.py), in place; what trains is chosen before."""
         ...
 
-    def hidden_states(self, model: nn.Module, row: Row, tower_passes: int = 1) -> torch.Tensor:
+    def tower_passes(self, row: Row) -> tuple[int, ...]:
+        """How many passes of each vision tower a row takes."""
+        ...
+
+    def mlp_tiles(self, row: Row) -> int:
+        """In how many tiles the decoder's MLPs take a row."""
+        ...
+
+    def hidden_states(
+        self, model: nn.Module, row: Row, tower_passes: Sequence[int] = (), mlp_tiles: int = 1
+    ) -> torch.Tensor:
         """The decoder's last hidden states [L, d] of a packed row on the model's device, vision included.
 
         Whatever the row holds, every part runs and is in the result's graph: where a row has no frames, a dummy
         sample of one black frame is packed behind it and cut off again. So an empty row gives [0, d], and a sum
         over it gives every parameter of `parts`, head aside, a gradient of zero. Where weights are sharded over ranks,
-        all must run each module equally often: `tower_passes` is the least number, made up with black frames.
+        all must run each module equally often: `tower_passes` are the least numbers, made up with black frames, and
+        `mlp_tiles` that of the tiles.
         """
         ...
 

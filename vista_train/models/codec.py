@@ -11,7 +11,7 @@ from transformers import PreTrainedTokenizerBase
 
 from vista_train.models.base import Compute
 from vista_train.models.chat import IGNORED, ChatFormat, ChatTokens, Piece, Spelling, tokenize
-from vista_train.types import Encoded, Message, Plan, Sample
+from vista_train.types import Encoded, Message, Plan, Row, Sample
 from vista_train.video.composition import Video
 from vista_train.video.sampling import View
 
@@ -107,6 +107,19 @@ class MediaCodec:
         shown = Shown((Fraction(0),), Fraction(1), (width, height), picture=False)
         encoded = self._encoded(DUMMY, shown, torch.zeros((1, 3, height, width), dtype=torch.uint8), 0, "dummy")
         return replace(encoded, labels=torch.full_like(encoded.labels, IGNORED))
+
+    def flops(self, row: Row) -> float:
+        """FLOPs of all samples of a row, as they are: a replacement may be smaller than what was planned."""
+        labels = row.labels_1L[0].split(row.lengths)
+        samples = zip(row.lengths, labels, row.frames, row.pictures, strict=True)
+        return sum((self._flops(*sample) for sample in samples), 0.0)
+
+    def _flops(self, tokens: int, labels_L: torch.Tensor, frames_TCHW: torch.Tensor, picture: bool) -> float:
+        sequences, patches = 0, 0
+        if len(frames_TCHW):
+            times, (height, width) = (Fraction(0),) * len(frames_TCHW), frames_TCHW.shape[2:]
+            sequences, patches = self.layout.sequences(Shown(times, Fraction(1), (width, height), picture))
+        return self.compute.flops(tokens, int((labels_L != IGNORED).sum()), sequences, patches)
 
     @property
     def bytes_per_patch(self) -> float:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, ClassVar
@@ -13,11 +15,19 @@ from typing import Any, ClassVar
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from vista_train.models.attention import choose_attention, packing_kwargs
+from vista_train.models.attention import (
+    Attention,
+    choose_attention,
+    head_width,
+    implementations,
+    packing_kwargs,
+    window_of,
+)
 from vista_train.models.base import PARTS, Compute
 from vista_train.models.chat import ChatFormat, takes_parts, tokenize
-from vista_train.models.codec import Layout, MediaCodec
+from vista_train.models.codec import Layout, MediaCodec, Shown
 from vista_train.models.hub import (
     HubSettings,
     PixelScale,
@@ -29,6 +39,10 @@ from vista_train.models.hub import (
     read_tokenizer,
     save_model,
 )
+from vista_train.models.memory import Memory, arrange
+from vista_train.models.passes import Chunking, Counts, Passes, cut
+from vista_train.models.spans import LANGUAGE, VISION, span
+from vista_train.models.tiles import Tiling
 from vista_train.types import Message, Row
 from vista_train.video.sampling import View
 
@@ -51,6 +65,8 @@ class HubFamily:
         "vision": ("model.vision_tower.",),
     }
     """Where the parts lie in the model, the first that fits counts; all else is the language model."""
+    towers: ClassVar[tuple[str, ...]] = ("model.vision_tower.",)
+    """Where the vision towers lie, in the order of `groups`."""
     chat: ChatFormat
     chat_template: str
     """The template of a checkpoint that brings none."""
@@ -66,6 +82,11 @@ class HubFamily:
     """Files of the checkpoint by name that every save writes again as they are."""
     config: Any
     codec: MediaCodec
+    chunking = Chunking()
+    """How frames are cut into passes of the towers, in the model that was arranged last."""
+    tiling: Tiling
+    """How the decoder's MLPs cut a row into tiles."""
+    _arranged: weakref.ref[Any] | None = None
 
     def __init__(self, settings: Any, view: View) -> None:
         self.settings, self.view = settings, view
@@ -82,7 +103,7 @@ class HubFamily:
 
     def set_up(self, tokenizer: PreTrainedTokenizerBase) -> None:
         """Make the codec, now that configuration and tokenizer are known."""
-        self.tokenizer = tokenizer
+        self.tokenizer, self.tiling = tokenizer, Tiling()
         self.config.use_cache = self.config.get_text_config().use_cache = False
         self._check_tokens()
         chat, layout = self._closed_chat(), self.layout()
@@ -92,24 +113,40 @@ class HubFamily:
         """How frames lie in the text; `ValueError` if the view does not suit the checkpoint."""
         raise TypeError(f"{type(self).__name__} must define layout()")
 
-    def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """The arguments of the model's forward pass that carry a row's frames, on the row's device."""
-        raise TypeError(f"{type(self).__name__} must define media(model, row)")
+    def media(self, model: Any, row: Row, passes: Passes) -> dict[str, Any]:
+        """The arguments of the model's forward pass that carry a row's frames, on the row's device.
+
+        The towers run within `passes.over` or `passes.apart`, over the tensors that `groups` names.
+        """
+        raise TypeError(f"{type(self).__name__} must define media(model, row, passes)")
+
+    def groups(self, row: Row) -> Sequence[Sequence[Sequence[torch.Tensor]]]:
+        """For each vision tower, the frames that it sees of a row: lists of those that may share a pass."""
+        return [[[frames_TCHW for frames_TCHW, _ in row.shown]]]
+
+    def count(self, frames_TCHW: torch.Tensor) -> Counts:
+        """How many sequences the tower makes of some frames, and the patches of each."""
+        times, canvas = (Fraction(0),) * len(frames_TCHW), (frames_TCHW.shape[3], frames_TCHW.shape[2])
+        return self.codec.layout.sequences(Shown(times, Fraction(1), canvas, picture=False))
 
     def reaches_all(self, row: Row) -> bool:
         """Whether a row's frames reach all that can learn; if not, a dummy video goes with it."""
         return bool(row.num_frames)
 
-    def tower_passes(self, row: Row) -> int:
-        """How many passes of the towers a row takes."""
-        return 1
+    def tower_passes(self, row: Row) -> tuple[int, ...]:
+        """How many passes of each tower a row takes, and the dummy video with it where one goes."""
+        towers = self.groups(row if self.reaches_all(row) else row.followed_by(Row.packed([self.codec.dummy()])))
+        most = self.chunking.patches
+        return tuple(sum(len(cut(list(map(self.count, group)), most)) for group in groups) for groups in towers)
 
-    def idle_passes(self, model: Any, device: torch.device, passes: int) -> torch.Tensor:
-        """Further passes of the towers over black frames, summed up; they run before those of a row.
+    def mlp_tiles(self, row: Row) -> int:
+        """In how many tiles the decoder's MLPs take a row."""
+        return self.tiling.count_of(row.num_tokens)
 
-        A family whose rows differ in `tower_passes` must define it.
-        """
-        raise TypeError(f"{type(self).__name__} must define idle_passes(model, device, passes)")
+    def arrange(self, model: Any, memory: Memory) -> None:
+        """Lay out what a model keeps of a forward pass, in place; what trains must have been chosen."""
+        self.chunking, self.tiling = arrange(model, memory, self.part_of, self.towers)
+        self._arranged = weakref.ref(model)
 
     def unread(self) -> tuple[str, ...]:
         """Patterns of the names of parameters that no gradient ever reaches."""
@@ -119,9 +156,10 @@ class HubFamily:
     def model_type(self) -> type[PreTrainedModel]:
         return self.model_types[type(self.config)]
 
-    def load(self, device_type: str = "cpu", quantization: Any = None) -> Any:
+    def load(self, device_type: str = "cpu", quantization: Any = None, attention: Attention = "auto") -> Any:
         """The model on the CPU in fp32; what no gradient reaches is frozen."""
-        options = {"dtype": torch.float32, "attn_implementation": choose_attention(device_type)}
+        chosen = choose_attention(device_type, self.config, attention)
+        options = {"dtype": torch.float32, "attn_implementation": implementations(chosen, self.config)}
         if quantization is not None:
             options["quantization_config"] = quantization
         return self.frozen(self.weights(options))
@@ -152,26 +190,33 @@ class HubFamily:
                 found[self.part_of(name)].append((name, parameter))
         return {part: iter(entries) for part, entries in found.items()}
 
-    def hidden_states(self, model: Any, row: Row, tower_passes: int = 1) -> torch.Tensor:
+    def hidden_states(self, model: Any, row: Row, tower_passes: Sequence[int] = (), mlp_tiles: int = 1) -> torch.Tensor:
         """The decoder's last hidden states [L, d]; every part is in their graph whatever the row holds."""
         device = row.input_ids_1L.device
         full = row if self.reaches_all(row) else row.followed_by(Row.packed([self.codec.dummy()]).to(device))
-        lacking = tower_passes - self.tower_passes(full)
-        idle = self.idle_passes(model, device, lacking) if lacking > 0 else None
+        self.tiling.tiles = max(mlp_tiles, self.mlp_tiles(row))
+        # Of another model other parts may train.
+        is_arranged = self._arranged is not None and self._arranged() is model
+        passes = Passes(self.chunking if is_arranged else Chunking(), self.count, tower_passes)
         positions = full.positions_1L
         if full.mrope_3L is not None:
             # Transformers cuts a row into its samples by the first of four; the others rotate.
             positions = torch.cat([positions, full.mrope_3L])[:, None]
-        output = model.model(
-            input_ids=full.input_ids_1L,
-            attention_mask=None,
-            position_ids=positions,
-            use_cache=False,
-            **self.media(model, full),
-            **packing_kwargs(full.lengths, device),
-        )
+        with span(VISION):
+            media = self.media(model, full, passes)
+        with span(LANGUAGE):
+            output = model.model(
+                input_ids=full.input_ids_1L,
+                attention_mask=None,
+                position_ids=positions,
+                use_cache=False,
+                **media,
+                **packing_kwargs(full.lengths, device),
+            )
         hidden_LD = output.last_hidden_state[0, : row.num_tokens]
-        return hidden_LD if idle is None else hidden_LD + 0 * idle.to(hidden_LD.dtype)
+        if not passes.made_up:
+            return hidden_LD
+        return hidden_LD + 0 * torch.stack(passes.made_up).sum().to(hidden_LD.dtype)
 
     def head(self, model: Any) -> nn.Module:
         """The output embedding: hidden [N, d] -> logits [N, V]."""
@@ -254,4 +299,12 @@ class HubFamily:
             vision_params=sizes["vision"] + sizes["projector"],
             vision_layers=vision_layers,
             vision_width=vision_width,
+            attention_width=text.num_attention_heads * head_width(text),
+            window=window_of(text),
         )
+
+
+def features_of(**kinds: Any) -> dict[str, Any]:
+    """Features by kind of media, "image" or "video", as a model's forward pass takes them in place of pixels."""
+    outputs = {kind: BaseModelOutputWithPooling(pooler_output=features) for kind, features in kinds.items()}
+    return {"mm_encoder_outputs": outputs}

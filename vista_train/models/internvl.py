@@ -13,7 +13,8 @@ from vista_train.models.base import register_family
 from vista_train.models.chat import CHATML, ChatFormat, Piece
 from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import IMAGENET_SCALE
-from vista_train.models.hub_family import HubFamily
+from vista_train.models.hub_family import HubFamily, features_of
+from vista_train.models.passes import Passes
 from vista_train.models.towers import square_canvas
 from vista_train.types import Row
 
@@ -58,9 +59,14 @@ class InternVL(HubFamily):
         patches = square_canvas(self.view, side, patch)
         return InternVLLayout(int(patches * self.config.downsample_ratio**2), patches)
 
-    def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """All frames, one after another."""
-        return {"pixel_values": self.scale(torch.cat([frames for frames, _ in row.shown]), model.dtype)}
+    def media(self, model: Any, row: Row, passes: Passes) -> dict[str, Any]:
+        """The features of all frames, one after another."""
+
+        def features(*frames: torch.Tensor) -> torch.Tensor:
+            pixels = self.scale(torch.cat(frames), model.dtype)
+            return model.model.get_image_features(pixels).pooler_output
+
+        return features_of(image=torch.cat(passes.over(features, [frames for frames, _ in row.shown])))
 
     def unread(self) -> tuple[str, ...]:
         """What stands for masked patches in the tower's own pretraining."""

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import LlavaOnevisionConfig, LlavaOnevisionForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vista_train.models.base import register_family
 from vista_train.models.chat import CHATML, ChatFormat, Piece
 from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import HALF_SCALE
-from vista_train.models.hub_family import HubFamily
+from vista_train.models.hub_family import HubFamily, features_of
+from vista_train.models.passes import Passes
 from vista_train.models.towers import behind_layer, square_canvas
 from vista_train.types import Row
 
@@ -60,24 +60,33 @@ class LlavaOnevision(HubFamily):
         half = -(-(vision.image_size // vision.patch_size) // 2)
         return OnevisionLayout(half**2, patches)
 
-    def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """The features of all frames from one pass of the tower, pooled and ended video by video."""
-        inner = model.model
-        frames, pictures = zip(*row.shown, strict=True)
-        seen = inner.vision_tower(self.scale(torch.cat(frames), model.dtype), output_hidden_states=True)
-        features_TPD = inner.multi_modal_projector(seen.hidden_states[self.config.vision_feature_layer])
-        newline_1D = inner.image_newline[None].to(features_TPD.dtype)
-        videos: list[torch.Tensor] = []
-        images: list[torch.Tensor] = []
-        for part_TPD, picture in zip(features_TPD.split([len(f) for f in frames]), pictures, strict=True):
-            pooled_TPD = part_TPD if picture else inner.apply_pooling(part_TPD)
-            (images if picture else videos).append(torch.cat([pooled_TPD.flatten(0, 1), newline_1D]))
-        outputs = {}
-        if videos:
-            outputs["video"] = BaseModelOutputWithPooling(pooler_output=torch.cat(videos)[None])
-        if images:
-            outputs["image"] = BaseModelOutputWithPooling(pooler_output=images)
-        return {"mm_encoder_outputs": outputs}
+    def media(self, model: Any, row: Row, passes: Passes) -> dict[str, Any]:
+        """The features of all frames, pooled and ended video by video."""
+        inner, layer = model.model, self.config.vision_feature_layer
+
+        def features(*frames: torch.Tensor) -> torch.Tensor:
+            seen = inner.vision_tower(self.scale(torch.cat(frames), model.dtype), output_hidden_states=True)
+            return inner.multi_modal_projector(seen.hidden_states[layer])
+
+        def pooled(*frames: torch.Tensor) -> torch.Tensor:
+            return inner.apply_pooling(features(*frames))
+
+        (groups,) = self.groups(row)
+        newline_1D = inner.image_newline[None]
+        # Pooled within its pass: of a frame, a quarter of its features is kept.
+        features_of_kinds = passes.apart((features, pooled), groups)
+        outputs: dict[str, Any] = {}
+        for kind, frames, seen in zip(("image", "video"), groups, features_of_kinds, strict=True):
+            if frames:
+                parts = torch.cat(seen).split([len(each) for each in frames])
+                outputs[kind] = [torch.cat([part.flatten(0, 1), newline_1D.to(part.dtype)]) for part in parts]
+        if "video" in outputs:
+            outputs["video"] = torch.cat(outputs["video"])[None]
+        return features_of(**outputs)
+
+    def groups(self, row: Row) -> Sequence[Sequence[Sequence[torch.Tensor]]]:
+        """Pictures, and videos, whose features are pooled."""
+        return [[[frames for frames, picture in row.shown if picture == kind] for kind in (True, False)]]
 
     def unread(self) -> tuple[str, ...]:
         """What lies behind the vision layer that is used."""

@@ -17,6 +17,7 @@ from vista_train.models.chat import CHATML, ChatFormat
 from vista_train.models.hub import CLIP_SCALE, load_weights, read_config, read_json, write_kept
 from vista_train.models.hub_family import HubFamily
 from vista_train.models.longva_published import FROM_PUBLISHED, PUBLISHED_TYPE, config_of_published, write_published
+from vista_train.models.passes import Passes
 from vista_train.models.pooled_llava import (
     LongVAConfig,
     LongVAForConditionalGeneration,
@@ -63,9 +64,9 @@ class LongVA(HubFamily):
             model.resize_token_embeddings(self.config.image_token_id + 1, mean_resizing=False)
         return model
 
-    def media(self, model: Any, row: Row) -> dict[str, Any]:
+    def media(self, model: Any, row: Row, passes: Passes) -> dict[str, Any]:
         """The features of all tiles."""
-        return pooled_media(model, row, self.scale)
+        return pooled_media(model, row, self.scale, passes)
 
     def unread(self) -> tuple[str, ...]:
         """What lies behind the second last vision layer."""

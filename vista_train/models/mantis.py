@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 
 import torch
 from transformers import Idefics2Config, Idefics2ForConditionalGeneration
-from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vista_train.models.base import register_family
 from vista_train.models.chat import ChatFormat, Piece
 from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import HALF_SCALE
-from vista_train.models.hub_family import HubFamily
+from vista_train.models.hub_family import HubFamily, features_of
+from vista_train.models.passes import Passes
 from vista_train.types import Row
 
 IMAGE, FAKE, END = "<image>", "<fake_token_around_image>", "<end_of_utterance>"
@@ -42,6 +42,7 @@ class Mantis(HubFamily):
 
     model_types: ClassVar = {Idefics2Config: Idefics2ForConditionalGeneration}
     roots: ClassVar = {"projector": ("model.connector.",), "vision": ("model.vision_model.",)}
+    towers: ClassVar = ("model.vision_model.",)
     media_tokens: ClassVar = {"image_token_id": IMAGE}
     chat = ChatFormat(end=END, video=IMAGE, picture=IMAGE, reserved=(IMAGE, FAKE, END), behind=" ", kind="image")
     # Mantis trained without a space behind the colons; Idefics2's own template, where there is one, has it.
@@ -65,34 +66,28 @@ class Mantis(HubFamily):
             raise ValueError(f"view.width x view.height is {view.width}x{view.height}; a patch alone is {patch}")
         return Idefics2Layout(self.config.perceiver_config.resampler_n_latents, patch)
 
-    def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """The features of all frames, from a pass of the tower for each shape among them.
+    def media(self, model: Any, row: Row, passes: Passes) -> dict[str, Any]:
+        """The features of all frames, from passes of the tower for each shape among them.
 
         Padded to one shape, as transformers' processor pads them, frames would cost more than was planned of them.
         """
+
+        def features(*frames: torch.Tensor) -> torch.Tensor:
+            pixels = self.scale(torch.cat(frames), model.dtype)[None]
+            return torch.cat(model.model.get_image_features(pixels).pooler_output)
+
+        shown, numbers = [frames_TCHW for frames_TCHW, _ in row.shown], list(_by_shape(row).values())
+        alike = [[shown[number] for number in group] for group in numbers]
+        found: dict[int, torch.Tensor] = {}
+        for group, seen in zip(numbers, passes.apart([features] * len(alike), alike), strict=True):
+            lengths = [len(shown[number]) * self.config.perceiver_config.resampler_n_latents for number in group]
+            found.update(zip(group, torch.cat(seen).split(lengths), strict=True))
+        return features_of(image=[found[number] for number in sorted(found)])
+
+    def groups(self, row: Row) -> Sequence[Sequence[Sequence[torch.Tensor]]]:
+        """Frames of one shape go together."""
         shown = [frames_TCHW for frames_TCHW, _ in row.shown]
-        by_shape = _by_shape(row)
-        features: dict[int, torch.Tensor] = {}
-        for numbers in by_shape.values():
-            alike_TCHW = torch.cat([shown[number] for number in numbers])
-            seen = model.model.get_image_features(self.scale(alike_TCHW, model.dtype)[None])
-            lengths = [len(shown[number]) * self.config.perceiver_config.resampler_n_latents for number in numbers]
-            features.update(zip(numbers, torch.cat(seen.pooler_output).split(lengths), strict=True))
-        ordered = [features[number] for number in sorted(features)]
-        return {"mm_encoder_outputs": {"image": BaseModelOutputWithPooling(pooler_output=ordered)}}
-
-    def tower_passes(self, row: Row) -> int:
-        """One for each shape."""
-        return max(1, len(_by_shape(row)))
-
-    def idle_passes(self, model: Any, device: torch.device, passes: int) -> torch.Tensor:
-        """Passes over one black frame each."""
-        black_TCHW = self.codec.dummy().frames_TCHW.to(device)
-        seen = [
-            model.model.get_image_features(self.scale(black_TCHW, model.dtype)[None]).pooler_output
-            for _ in range(passes)
-        ]
-        return torch.stack([features.sum() for features in map(torch.cat, seen)]).sum()
+        return [[[shown[number] for number in group] for group in _by_shape(row).values()]]
 
 
 def _by_shape(row: Row) -> dict[torch.Size, list[int]]:

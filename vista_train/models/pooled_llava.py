@@ -24,6 +24,8 @@ from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 from vista_train.models.chat import Piece
 from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import PixelScale
+from vista_train.models.hub_family import features_of
+from vista_train.models.passes import Passes
 from vista_train.models.towers import behind_layer
 from vista_train.types import Row
 from vista_train.video.sampling import View
@@ -106,18 +108,25 @@ def tile_layout(config: LongVAConfig, token: str, view: View) -> TileLayout:
     return TileLayout(token, (side // patch // config.spatial_pool_stride) ** 2, patches, side)
 
 
-def tiles_of(row: Row, side: int) -> torch.Tensor:
-    """All frames of a row cut into tiles [N, 3, side, side], frame by frame, row by row of each."""
-    return torch.cat([rearrange(f, "t c (r h) (q w) -> (t r q) c h w", h=side, w=side) for f, _ in row.shown])
+def tiles_of(frames_TCHW: torch.Tensor, side: int) -> torch.Tensor:
+    """Frames cut into tiles [N, 3, side, side], frame by frame, row by row of each."""
+    return rearrange(frames_TCHW, "t c (r h) (q w) -> (t r q) c h w", h=side, w=side)
 
 
-def pooled_media(model: LongVAForConditionalGeneration, row: Row, scale: PixelScale) -> dict[str, Any]:
+def pooled_media(model: LongVAForConditionalGeneration, row: Row, scale: PixelScale, passes: Passes) -> dict[str, Any]:
     """The features of all tiles of a row's frames.
 
     Left to its forward pass, Llava would tell the tower where samples end, and kernels for packed rows would cut there.
     """
-    pixels = scale(tiles_of(row, model.config.vision_config.image_size), model.dtype)
-    return {"mm_encoder_outputs": {"image": model.model.get_image_features(pixels)}}
+    vision = model.config.vision_config
+    tiles = [tiles_of(frames_TCHW, vision.image_size) for frames_TCHW, _ in row.shown]
+    patches = (vision.image_size // vision.patch_size) ** 2
+
+    def features(*tiles_NCHW: torch.Tensor) -> torch.Tensor:
+        pixels = scale(torch.cat(tiles_NCHW), model.dtype)
+        return torch.cat(model.model.get_image_features(pixels).pooler_output)
+
+    return features_of(image=passes.over(features, tiles, count=lambda tiles_NCHW: (len(tiles_NCHW), patches)))
 
 
 def pooled_unread(config: LongVAConfig) -> tuple[str, ...]:

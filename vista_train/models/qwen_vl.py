@@ -16,12 +16,15 @@ from transformers import (
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
 )
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.qwen3_vl.modeling_qwen3_vl import BaseModelOutputWithDeepstackFeatures
 
 from vista_train.models.base import register_family
 from vista_train.models.chat import CHATML, ChatFormat, Piece
 from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import CLIP_SCALE, HALF_SCALE, HubSettings
 from vista_train.models.hub_family import HubFamily
+from vista_train.models.passes import Passes
 from vista_train.types import Row
 
 START, STOP, VIDEO, IMAGE = "<|vision_start|>", "<|vision_end|>", "<|video_pad|>", "<|image_pad|>"
@@ -114,6 +117,7 @@ class QwenVL(HubFamily):
         "projector": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
         "vision": ("model.visual.",),
     }
+    towers: ClassVar = ("model.visual.",)
     media_tokens: ClassVar = {"image_token_id": IMAGE, "video_token_id": VIDEO}
     chat = ChatFormat(
         end="<|im_end|>",
@@ -150,23 +154,34 @@ class QwenVL(HubFamily):
             outer_marks=self.settings.outer_marks,
         )
 
-    def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """The features of all frames, videos' and pictures', from one pass of the tower."""
-        cut = [self._patches(frames_TCHW, model.dtype) for frames_TCHW, _ in row.shown]
-        patches, grids = zip(*cut, strict=True)
-        grid_N3 = torch.tensor(grids, device=row.input_ids_1L.device)
-        output = model.model.get_image_features(torch.cat(patches), grid_N3)
+    def media(self, model: Any, row: Row, passes: Passes) -> dict[str, Any]:
+        """The features of all frames, videos' and pictures'; pairs of frames share passes, whatever their shapes."""
+
+        def features(*pairs: torch.Tensor) -> Any:
+            cut = [self._patches(frames_TCHW, model.dtype) for frames_TCHW in pairs]
+            patches, grids = zip(*cut, strict=True)
+            output = model.model.get_image_features(torch.cat(patches), torch.tensor(grids, device=patches[0].device))
+            # Qwen3-VL's has features of earlier layers, too.
+            deep = output.deepstack_features if isinstance(self.config, Qwen3VLConfig) else []
+            return tuple(torch.cat(list(each)) for each in (output.pooler_output, *deep))
+
+        shown = [frames_TCHW for frames_TCHW, _ in row.shown]
+        lengths = [sequences * patches // self.config.vision_config.spatial_merge_size**2
+                   for sequences, patches in map(self.count, shown)]  # fmt: skip
+        seen = zip(*passes.over(features, shown), strict=True)
+        pooled, *deep = [torch.cat(each).split(lengths) for each in seen]
         which = {
             kind: [number for number, (_, picture) in enumerate(row.shown) if picture == (kind == "image")]
             for kind in ("video", "image")
         }
-        return {
-            "mm_encoder_outputs": {kind: self._chosen(output, numbers) for kind, numbers in which.items() if numbers}
-        }
+        outputs = {kind: self._chosen(pooled, deep, numbers) for kind, numbers in which.items() if numbers}
+        return {"mm_encoder_outputs": outputs}
 
     def vision_size(self) -> tuple[int, int]:
-        """Blocks and width of the tower."""
-        return self.config.vision_config.depth, self.config.vision_config.hidden_size
+        """Blocks that attend over whole frames, and width; the others of Qwen2.5-VL see windows, which cost little."""
+        vision = self.config.vision_config
+        is_whole = isinstance(self.config, Qwen3VLConfig)
+        return vision.depth if is_whole else len(vision.fullatt_block_indexes), vision.hidden_size
 
     def _patches(self, frames_TCHW: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, tuple[int, int, int]]:
         """Frames as flat patches, cell by cell, and how many there are in time, down and across."""
@@ -185,11 +200,12 @@ class QwenVL(HubFamily):
         )
         return flat, (time, height, width)
 
-    def _chosen(self, output: Any, numbers: Sequence[int]) -> Any:
+    def _chosen(
+        self, pooled: Sequence[torch.Tensor], deep: Sequence[Sequence[torch.Tensor]], numbers: Sequence[int]
+    ) -> Any:
         """The features of some of the videos and pictures."""
-        chosen = {"pooler_output": [output.pooler_output[number] for number in numbers]}
-        if isinstance(self.config, Qwen3VLConfig):
-            chosen["deepstack_features"] = [
-                [layer[number] for number in numbers] for layer in output.deepstack_features
-            ]
-        return type(output)(**chosen)
+        chosen = [pooled[number] for number in numbers]
+        if not isinstance(self.config, Qwen3VLConfig):
+            return BaseModelOutputWithPooling(pooler_output=chosen)
+        stacked = [[layer[number] for number in numbers] for layer in deep]
+        return BaseModelOutputWithDeepstackFeatures(pooler_output=chosen, deepstack_features=stacked)

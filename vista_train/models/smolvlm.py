@@ -20,7 +20,8 @@ from vista_train.models.base import register_family
 from vista_train.models.chat import ChatFormat, Piece
 from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import HALF_SCALE
-from vista_train.models.hub_family import HubFamily
+from vista_train.models.hub_family import HubFamily, features_of
+from vista_train.models.passes import Passes
 from vista_train.models.towers import square_canvas
 from vista_train.types import Row
 
@@ -81,6 +82,7 @@ class SmolVLM(HubFamily):
 
     model_types: ClassVar = {SmolVLMConfig: SmolVLMForConditionalGeneration}
     roots: ClassVar = {"projector": ("model.connector.",), "vision": ("model.vision_model.",)}
+    towers: ClassVar = ("model.vision_model.",)
     media_tokens: ClassVar = {"image_token_id": IMAGE}
     chat = ChatFormat(end=END, video=VIDEO, picture=IMAGE, reserved=(IMAGE, FAKE, GLOBAL, END), behind="")
     chat_template = DEFAULT_CHAT_TEMPLATE
@@ -92,6 +94,11 @@ class SmolVLM(HubFamily):
         patches = square_canvas(self.view, vision.image_size, vision.patch_size)
         return SmolVLMLayout(patches // self.config.scale_factor**2, patches)
 
-    def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """Every frame, as a picture of one long list."""
-        return {"pixel_values": self.scale(torch.cat([frames for frames, _ in row.shown]), model.dtype)[None]}
+    def media(self, model: Any, row: Row, passes: Passes) -> dict[str, Any]:
+        """The features of every frame, as of a picture in one long list."""
+
+        def features(*frames: torch.Tensor) -> torch.Tensor:
+            pixels = self.scale(torch.cat(frames), model.dtype)[None]
+            return torch.cat(model.model.get_image_features(pixels).pooler_output)
+
+        return features_of(image=torch.cat(passes.over(features, [frames for frames, _ in row.shown])))

@@ -23,6 +23,7 @@ from vista_train.models.base import register_family
 from vista_train.models.chat import CHATML, ChatFormat
 from vista_train.models.hub import CLIP_SCALE
 from vista_train.models.hub_family import HubFamily
+from vista_train.models.passes import Passes
 from vista_train.models.pooled_llava import (
     LongVAConfig,
     LongVAForConditionalGeneration,
@@ -186,9 +187,9 @@ class Tiny(HubFamily):
             torch.default_generator.manual_seed(self.settings.seed)
             return AutoModelForImageTextToText.from_config(copy.deepcopy(self.config), **options)
 
-    def media(self, model: Any, row: Row) -> dict[str, Any]:
+    def media(self, model: Any, row: Row, passes: Passes) -> dict[str, Any]:
         """The features of all tiles."""
-        return pooled_media(model, row, self.scale)
+        return pooled_media(model, row, self.scale, passes)
 
     def unread(self) -> tuple[str, ...]:
         """What lies behind the second last vision layer."""

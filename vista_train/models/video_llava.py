@@ -13,7 +13,8 @@ from vista_train.models.base import register_family
 from vista_train.models.chat import ChatFormat, Piece
 from vista_train.models.codec import Layout, Shown
 from vista_train.models.hub import CLIP_SCALE
-from vista_train.models.hub_family import HubFamily
+from vista_train.models.hub_family import HubFamily, features_of
+from vista_train.models.passes import Passes
 from vista_train.models.towers import behind_layer, square_canvas
 from vista_train.types import Row
 
@@ -49,6 +50,7 @@ class VideoLlava(HubFamily):
         "projector": ("model.multi_modal_projector.",),
         "vision": ("model.video_tower.", "model.image_tower."),
     }
+    towers: ClassVar = ("model.image_tower.", "model.video_tower.")
     media_tokens: ClassVar = {"image_token_id": IMAGE, "video_token_id": VIDEO}
     chat = ChatFormat(end="</s>", video=VIDEO, picture=IMAGE, reserved=(VIDEO, IMAGE, "</s>"))
     chat_template = (
@@ -66,24 +68,28 @@ class VideoLlava(HubFamily):
         vision = self.config.vision_config
         return VideoLlavaLayout(square_canvas(self.view, vision.image_size, vision.patch_size))
 
-    def media(self, model: Any, row: Row) -> dict[str, Any]:
-        """Features of the pictures, then of all videos' frames as those of one long video, each looked at alone."""
-        videos = [frames for frames, picture in row.shown if not picture]
-        pictures = [frames for frames, picture in row.shown if picture]
-        features = {}
-        if pictures:
-            features["image"] = model.model.get_image_features(self.scale(torch.cat(pictures), model.dtype))
-        features["video"] = model.model.get_video_features(self.scale(torch.cat(videos), model.dtype)[None])
-        return {"mm_encoder_outputs": features}
+    def media(self, model: Any, row: Row, passes: Passes) -> dict[str, Any]:
+        """Features of the pictures, then of all videos' frames, each looked at alone."""
 
-    def tower_passes(self, row: Row) -> int:
-        """One of the video tower, and one of the picture tower where there are pictures."""
-        return 1 + any(picture for _, picture in row.shown)
+        def of_pictures(*pictures: torch.Tensor) -> torch.Tensor:
+            pixels = self.scale(torch.cat(pictures), model.dtype)
+            return model.model.get_image_features(pixels).pooler_output
 
-    def idle_passes(self, model: Any, device: torch.device, passes: int) -> torch.Tensor:
-        """A pass of the picture tower over a black picture."""
-        black_TCHW = self.codec.dummy().frames_TCHW.to(device)
-        return model.model.get_image_features(self.scale(black_TCHW, model.dtype)).pooler_output.sum()
+        def of_videos(*videos: torch.Tensor) -> torch.Tensor:
+            pixels = self.scale(torch.cat(videos), model.dtype)[None]
+            return model.model.get_video_features(pixels).pooler_output
+
+        ((pictures,), (videos,)) = self.groups(row)
+        black_TCHW = self.codec.dummy().frames_TCHW.to(row.input_ids_1L.device)
+        seen = {
+            "image": passes.over(of_pictures, pictures, tower=0, black=black_TCHW),
+            "video": passes.over(of_videos, videos, tower=1, black=black_TCHW),
+        }
+        return features_of(**{kind: torch.cat(features) for kind, features in seen.items() if features})
+
+    def groups(self, row: Row) -> Sequence[Sequence[Sequence[torch.Tensor]]]:
+        """The picture tower sees pictures, the video tower videos."""
+        return [[[frames for frames, picture in row.shown if picture == kind]] for kind in (True, False)]
 
     def reaches_all(self, row: Row) -> bool:
         """Only videos reach the tower that learns."""

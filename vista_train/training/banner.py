@@ -21,7 +21,8 @@ def banner(trainer: Trainer, loader: Loader) -> str:
     lines = [
         f"processes  {accelerator.num_processes} on {accelerator.device.type}, {precision}, {trainer.engine.told}",
         f"model      {trainer.family.name}: {_model_told(trainer)}",
-        f"attention  {describe_attention(trainer.model.config._attn_implementation)}",
+        f"attention  {describe_attention(trainer.family.text_config(trainer.model)._attn_implementation)}",
+        f"loss       {trainer.loss.told}",
         f"view       {dataset.codec.view.told()}",
         f"data       {clips} clips, {len(trainer.unusable)} left out; {len(dataset)} samples an epoch; {mix}",
         f"media      {dataset.media.told()}",

@@ -18,6 +18,8 @@ class Engine:
 
     lockstep: ClassVar[bool] = False
     """Whether ranks wait for each other in every micro-step, not only once a step."""
+    sharded: ClassVar[bool] = False
+    """Whether weights are whole only within the module that is called."""
 
     def __init__(self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         if accelerator.gradient_accumulation_steps != 1:

@@ -65,3 +65,12 @@ def make_engine(
     if kind not in (DistributedType.NO, DistributedType.MULTI_GPU, DistributedType.MULTI_CPU):
         raise ValueError(f"distributed_type in the accelerate config is {kind.value}; see ds_configs for what runs")
     return Engine(accelerator, module, optimizer)
+
+
+def check_compiles(engine: Engine) -> None:
+    """`ValueError` if an engine's weights come and go within a layer, which is compiled whole."""
+    if isinstance(engine, ZeroEngine) and engine.sharded:
+        raise ValueError(
+            f"train.compile is true; {engine.told} gathers weights within each layer, which cannot be compiled so: it "
+            f"must be false, or the engine another, such as ds_configs/fsdp2.yaml"
+        )

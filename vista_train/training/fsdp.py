@@ -21,6 +21,7 @@ class FsdpEngine(Engine):
     """Sharded over the first dimension; gradients are reduced in every micro-step, so that none is ever held whole."""
 
     lockstep: ClassVar[bool] = True
+    sharded: ClassVar[bool] = True
 
     def __init__(self, accelerator: Accelerator, module: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         plugin = accelerator.state.fsdp_plugin

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import sys
@@ -49,12 +48,13 @@ class Journal:
     def record(self, meters: StepMeters, failures: Sequence[Failure], num_failed: int) -> None:
         """Enter what was lost and what was measured, now that the step is complete."""
         ledger.append(self.ledger, failures)
-        line = {**dataclasses.asdict(meters), "tokens_per_second": meters.tokens_per_second}
+        line = meters.line()
         with self.log.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
         self.bar.set_postfix_str(
             f"loss {meters.loss:.4f}, {meters.tokens_per_second:.0f} tokens/s, data wait {meters.data_wait:.0%}, "
-            f"efficiency {meters.step_efficiency:.2f}, lost {num_failed}",
+            f"efficiency {meters.step_efficiency:.2f}, {meters.tflops:.3g} TFLOPs/s"
+            f"{'' if meters.mfu is None else f' (MFU {meters.mfu:.1%})'}, lost {num_failed}",
             refresh=False,
         )
         self.bar.update(1)

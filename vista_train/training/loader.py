@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 
 from vista_train.data.rows import RowPlan, RowPlanner, row_loader
+from vista_train.models.spans import WAIT, span
 from vista_train.training.meters import Stopwatch
 from vista_train.training.settings import LoopSettings
 from vista_train.types import Row
@@ -42,7 +43,7 @@ class Loader:
             )
 
         while not plans or len(plans) < plans[0].num_micro:
-            with watch.waiting(self._awaited, say):
+            with span(WAIT), watch.waiting(self._awaited, say):
                 plan, row = next(self._rows)
             self.planner.asked.popleft()
             plans.append(plan)

@@ -16,23 +16,26 @@ from vista_train.data.dataset import VistaDataset
 from vista_train.data.rows import RowPlan, RowPlanner
 from vista_train.models.adapters import load_tuned, save_adapter
 from vista_train.models.base import Family
+from vista_train.models.spans import BACKWARD, COPY, LOSS, OPTIMIZER, span
 from vista_train.training import checkpoint, stopped
 from vista_train.training.banner import banner
 from vista_train.training.checkpoint import RunState
 from vista_train.training.engine import Engine
-from vista_train.training.engines import load_whole, make_accelerator, make_engine
+from vista_train.training.engines import check_compiles, load_whole, make_accelerator, make_engine
 from vista_train.training.journal import Journal
 from vista_train.training.loader import Loader
-from vista_train.training.loss import summed_cross_entropy
-from vista_train.training.meters import StepMeters, Stopwatch
+from vista_train.training.loss import LossChoice, choose_loss, summed_cross_entropy
+from vista_train.training.meters import StepMeters, Stopwatch, peak_of
 from vista_train.training.optimizer import OptimizerSettings, adamw, rate_share, set_rates, trainable_groups
 from vista_train.training.pieces import Pieces, put_back_exact, tensors_of
+from vista_train.training.profile import Profiled, StepProfiler
 from vista_train.training.ranks import Ranks, lost
 from vista_train.training.report import Agreed, Report, Wait
 from vista_train.training.saver import Saver
 from vista_train.training.settings import LoopSettings
 from vista_train.training.signals import StopSignal
 from vista_train.training.tolerance import Tolerance
+from vista_train.training.transfer import on_device
 from vista_train.types import Failure, Row
 
 MAX_RANKS = 1 << 20
@@ -50,14 +53,19 @@ class StepModule(nn.Module):
         super().__init__()
         self.family = family
         self.model = model
+        self.loss = LossChoice()
         # Engines ask for these: how wide the model is, and which modules are gathered one at a time.
         self.config = family.text_config(model)
         self._no_split_modules = family.blocks(model)
 
-    def forward(self, row: Row, head_calls: int = 1, tower_passes: int = 1) -> torch.Tensor:
+    def forward(
+        self, row: Row, head_calls: int = 1, tower_passes: Sequence[int] = (), mlp_tiles: int = 1
+    ) -> torch.Tensor:
         """Where weights are sharded, every rank must call each module equally often: so often, at least."""
-        hidden_LD = self.family.hidden_states(self.model, row, tower_passes)
-        return summed_cross_entropy(hidden_LD, row.labels_1L[0], self.family.head(self.model), calls=head_calls)
+        hidden_LD = self.family.hidden_states(self.model, row, tower_passes, mlp_tiles)
+        head = self.family.head(self.model)
+        with span(LOSS):
+            return summed_cross_entropy(hidden_LD, row.labels_1L[0], head, calls=head_calls, kind=self.loss.kind)
 
 
 class Trainer:
@@ -93,15 +101,14 @@ class Trainer:
         step = checkpoint.read_state(resume_from).step if resume_from is not None else 0
         torch.manual_seed((seed * MAX_RANKS + self.ranks.rank + step * MAX_RANKS**2) % (1 << 63))
         loras, full, device = self.settings.loras, self.settings.full, self.accelerator.device
-        self.model = load_tuned(family, loras, full, device.type, seed, resume_from)
+        self.model = load_tuned(family, loras, full, device.type, seed, resume_from, self.loop.attention)
         saved = checkpoint.pieces_of(resume_from) if resume_from is not None else None
         if saved is not None:
             # What was saved rounded is as exact again as it was trained.
             put_back_exact(self.model.named_parameters(), saved)
-        if self.loop.gradient_checkpointing:
-            self.model.activation_checkpointing_enable()
         self.model.train()
         groups = trainable_groups(family.parts(self.model), self.settings)
+        family.arrange(self.model, self.loop.memory)
         self.part_sizes = {part: {n: p.numel() for n, p in named} for part, named in family.parts(self.model).items()}
         self.sizes = {
             name: parameter.numel()
@@ -109,12 +116,14 @@ class Trainer:
             for name, parameter in zip(group["names"], group["params"], strict=True)
         }
         """How many values each parameter that trains has, by name."""
+        module = StepModule(family, self.model)
         self.engine: Engine = make_engine(
-            self.accelerator,
-            StepModule(family, self.model),
-            adamw(groups, self.settings, device.type),
-            self.settings.clip_norm,
+            self.accelerator, module, adamw(groups, self.settings, device.type), self.settings.clip_norm
         )
+        if self.loop.compile:
+            check_compiles(self.engine)
+        in_half, head = self.accelerator.mixed_precision != "no", family.head(self.model)
+        self.loss = module.loss = choose_loss(self.loop.loss, head, device.type, in_half, self.engine.sharded)
         self.saver = Saver(self.ranks, self.loop.keep, self.loop.save_in_background)
         self.num_steps = self.loop.num_steps(len(dataset)) if dataset is not None else self.loop.steps or 1
         self.step_number = 0
@@ -155,10 +164,11 @@ class Trainer:
         self.model.train()
         return sum(self.ranks.gathered(total)) / max(1, agreed.labels)
 
-    def train(self, signals: StopSignal | None = None) -> None:
+    def train(self, signals: StopSignal | None = None, profiled: Profiled | None = None) -> None:
         """Run from `step_number` to the end: load, step, log, save; or until `signals`, default those that come from
         now on, end it after a step, and `stopped_by` says which."""
         assert self.dataset is not None, "Trainer.train needs a dataset"
+        profiler = self._profiler(profiled) if profiled is not None else None
         planner = self._planner(self.step_number)
         self._check_ranks()
         pin = self.accelerator.device.type == "cuda"
@@ -180,7 +190,7 @@ class Trainer:
                 stopped.forget(self.output)
                 print(banner(self, loader), file=sys.stderr, flush=True)
                 journal.open(self.step_number * self.loop.budget.batch_samples, self.unusable)
-            self.stopped_by = self._run(loader, journal, signals or own)
+            self.stopped_by = self._run(loader, journal, signals or own, profiler)
         except RuntimeError as error:
             # The engine's own collectives tell of a rank that is gone in words of their own.
             gone = lost(error)
@@ -188,15 +198,21 @@ class Trainer:
                 raise
             raise gone from error
         finally:
+            if profiler is not None:
+                profiler.finish()
             loader.close()
             if own is not None:
                 own.close()
             if journal is not None:
                 journal.close()
 
-    def _run(self, loader: Loader, journal: Journal | None, signals: StopSignal | None) -> str | None:
+    def _run(
+        self, loader: Loader, journal: Journal | None, signals: StopSignal | None, profiler: StepProfiler | None
+    ) -> str | None:
         watch = Stopwatch()
         while self.step_number < self.num_steps:
+            if profiler is not None:
+                profiler.begin(self.step_number + 1)
             plans, rows = loader.step(watch)
             # What was lost is known before the first backward pass, on every rank, and so is the decision to stop.
             agreed = self._agreed(rows, watch.wait(self.ranks.rank), signals.name if signals else None)
@@ -204,6 +220,8 @@ class Trainer:
             num_failed = self.tolerance.enter(self.step_number, agreed.failures)
             self._stop_if_too_many_failed(journal, agreed.failures)
             result = self._stepped(rows, agreed)
+            if profiler is not None:
+                profiler.end(self.step_number)
             if journal is not None:
                 meters = self._meters(plans[0], result, agreed, num_failed, watch.lap())
                 journal.record(meters, agreed.failures, self.tolerance.num_failed)
@@ -263,13 +281,18 @@ class Trainer:
         set_rates(self.engine.optimizer, share)
         total, grad_norm = torch.zeros((), dtype=torch.float64, device=self.accelerator.device), 0.0
         factor = self.engine.averaging_factor / max(1, agreed.labels)
-        for micro, (row, calls) in enumerate(zip(rows, agreed.calls, strict=True) if agreed.labels else ()):
+        moved = on_device(rows, self.accelerator.device)
+        for micro, calls in enumerate(agreed.calls if agreed.labels else ()):
             with self.engine.micro_step(is_last=micro == len(rows) - 1):
-                loss_sum = self.engine.module(row.to(self.accelerator.device, non_blocking=True), *calls)
-                self.accelerator.backward(loss_sum * factor)
+                with span(COPY):
+                    row = next(moved)
+                loss_sum = self.engine.module(row, *calls)
+                with span(BACKWARD):
+                    self.accelerator.backward(loss_sum * factor)
                 total += loss_sum.detach().double()
         if agreed.labels:
-            grad_norm = self.engine.update(self.settings.clip_norm)
+            with span(OPTIMIZER):
+                grad_norm = self.engine.update(self.settings.clip_norm)
         loss = sum(self.ranks.gathered(total.item())) / max(1, agreed.labels)
         self.step_number += 1
         return {
@@ -296,10 +319,14 @@ class Trainer:
             tokens=agreed.tokens,
             labels=agreed.labels,
             frames=agreed.frames,
+            pictures=agreed.drawn,
             rows=plan.num_micro,
             step_efficiency=plan.efficiency if self.engine.lockstep else plan.once_efficiency,
             samples=self.loop.budget.batch_samples,
             failed=num_failed,
+            flops=agreed.flops,
+            devices=self.accelerator.num_processes,
+            peak_tflops=peak_of(self.accelerator.device),
         )
 
     def _stop_if_too_many_failed(self, journal: Journal | None, failures: Sequence[Failure]) -> None:
@@ -310,6 +337,12 @@ class Trainer:
         if journal is not None:
             journal.lose(failures)
         raise RunStoppedError(f"{reason}; {self.output / 'ledger.jsonl'} names each file and reason")
+
+    def _profiler(self, asked: Profiled) -> StepProfiler | None:
+        """What profiles this rank's steps, if it is the one that is asked for."""
+        asked.check(self.step_number, self.num_steps, self.ranks.count)
+        on_gpu = self.accelerator.device.type == "cuda"
+        return StepProfiler(asked, self.output / "profile", on_gpu) if self.ranks.rank == asked.rank else None
 
     def _planner(self, first_step: int) -> RowPlanner:
         assert self.dataset is not None

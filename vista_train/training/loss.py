@@ -2,16 +2,88 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Literal
+
 import torch
 from torch import nn
 from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
+from vista_train.training.fused_loss import FUSED, liger_kernel, torch_kernel
+
 IGNORED = -100
+CHUNK = 1024
+"""Label positions whose logits exist at a time."""
+Loss = Literal["auto", "liger", "torch", "chunked"]
+KINDS = ("liger", "torch", "chunked")
+
+
+@dataclass(frozen=True)
+class LossChoice:
+    """What computes the loss of a run."""
+
+    kind: str = "chunked"
+    """One of KINDS."""
+    told: str = f"chunked: {CHUNK} label positions at a time, their logits computed again in the backward pass"
+    """One line on what that means."""
+
+
+def choose_loss(
+    asked: str, head: nn.Module, device_type: str, in_half: bool = False, is_sharded: bool = False
+) -> LossChoice:
+    """The kernel of a run: on a device, in half precision or not, and with a head whose weight is sharded or whole.
+
+    `auto` is Liger's fused kernel where that can run; else, in single precision on a CPU, torch's, which is faster
+    there than the chunked way, and smaller from a second chunk on (scripts/bench/loss.py); else the chunked way. In
+    half precision torch's sums up in bf16, and is out by parts in a thousand, so it is given fp32. `ValueError` where
+    the one that is asked for cannot run.
+    """
+    if asked not in ("auto", *KINDS):
+        raise ValueError(f"train.loss is {asked!r}; it must be auto, {', '.join(KINDS)}")
+    lacks = {"liger": _liger_lacks(device_type), "torch": "" if torch_kernel() else "torch 2.13 or later"}
+    if is_sharded:
+        common = "a head that every rank has whole: ZeRO-3 and FSDP2 gather it where it is called"
+    elif type(head) is not nn.Linear or head.bias is not None:
+        common = f"a head that is a plain nn.Linear without bias, not a {type(head).__name__}"
+    else:
+        common = ""
+    lacks = {kind: lacking or common for kind, lacking in lacks.items()}
+    if asked != "auto":
+        if lacks.get(asked):
+            raise ValueError(f"train.loss is {asked!r}, which needs {lacks[asked]}; leave it auto, or take chunked")
+        return _chosen(asked)
+    if not lacks["liger"]:
+        return _chosen("liger")
+    if device_type == "cpu" and not in_half and not lacks["torch"]:
+        return _chosen("torch")
+    return LossChoice(told=f"{LossChoice().told} (the fused kernels need {common})") if common else LossChoice()
+
+
+def _chosen(kind: str) -> LossChoice:
+    match kind:
+        case "liger":
+            return LossChoice(kind, "Liger's fused linear cross entropy")
+        case "torch":
+            return LossChoice(kind, f"linear_cross_entropy of torch {torch.__version__}, in fp32, {CHUNK} at a time")
+        case _:
+            return LossChoice()
+
+
+def _liger_lacks(device_type: str) -> str:
+    """What keeps Liger's kernel from running; "" if nothing does."""
+    if device_type != "cuda":
+        return "a CUDA GPU"
+    return "" if liger_kernel() else "liger-kernel installed, 0.6.2 or later"
 
 
 def summed_cross_entropy(
-    hidden_LD: torch.Tensor, labels_L: torch.Tensor, head: nn.Module, chunk: int = 1024, calls: int = 1
+    hidden_LD: torch.Tensor,
+    labels_L: torch.Tensor,
+    head: nn.Module,
+    chunk: int = CHUNK,
+    calls: int = 1,
+    kind: str = "chunked",
 ) -> torch.Tensor:
     """Sum over label positions of -log p(label), in fp32: the hidden state at i predicts the label at i + 1.
 
@@ -20,7 +92,8 @@ def summed_cross_entropy(
     labels the sum is exactly 0 and still reaches the head and everything behind `hidden_LD`.
 
     Where the head's weight is sharded (ZeRO-3), every call gathers it, and the ranks must agree on how many there
-    are: `calls` is the least number, made up with empty chunks (`head_calls` says what a rank needs).
+    are: `calls` is the least number, made up with empty chunks (`head_calls` says what a rank needs). Other kinds
+    (KINDS) take the head's weight without calling it, and are not for such.
     """
     if chunk < 1:
         raise ValueError(f"chunk is {chunk}; at least one position must go through the head at a time")
@@ -28,6 +101,9 @@ def summed_cross_entropy(
         raise ValueError(f"{hidden_LD.shape[0]} hidden states do not match {labels_L.shape[0]} labels")
     targets = labels_L[1:]
     positions = (targets != IGNORED).nonzero().squeeze(1)
+    if kind in FUSED and len(positions):
+        assert isinstance(head, nn.Linear)
+        return FUSED[kind](hidden_LD[positions], head.weight, targets[positions], chunk)
     pieces = list(zip(hidden_LD[positions].split(chunk), targets[positions].split(chunk), strict=True))
     pieces += [(hidden_LD[:0], targets[:0])] * (calls - len(pieces))
     total = hidden_LD.new_zeros((), dtype=torch.float32)
@@ -38,7 +114,7 @@ def summed_cross_entropy(
     return total
 
 
-def head_calls(num_labels: int, chunk: int = 1024) -> int:
+def head_calls(num_labels: int, chunk: int = CHUNK) -> int:
     """How often `summed_cross_entropy` calls the head for a row of `num_labels` labels."""
     return max(1, -(-num_labels // chunk))
 

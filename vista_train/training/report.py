@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from vista_train.models.base import Family
 from vista_train.training.loss import head_calls
@@ -19,6 +21,14 @@ class Wait:
     rank: int = 0
 
 
+class Calls(NamedTuple):
+    """How often every rank calls, in a micro-step, what gathers weights: no rank may do so less often."""
+
+    head: int = 1
+    tower_passes: tuple[int, ...] = ()
+    mlp_tiles: int = 1
+
+
 @dataclass(frozen=True)
 class Report:
     """One rank's part of a step, once its rows are decoded."""
@@ -28,10 +38,16 @@ class Report:
     frames: int
     head_calls: tuple[int, ...]
     """For each micro-step, how often its loss calls the head."""
-    tower_passes: tuple[int, ...]
-    """For each micro-step, how many passes of the vision towers its row takes."""
+    tower_passes: tuple[tuple[int, ...], ...]
+    """For each micro-step, how many passes of each vision tower its row takes."""
+    mlp_tiles: tuple[int, ...]
+    """For each micro-step, in how many tiles the decoder's MLPs take its row."""
     samples: tuple[tuple[int, ...], ...]
     """The training positions in each row."""
+    flops: float = 0.0
+    """What the rows are worth (models/base.py, Compute)."""
+    drawn: Mapping[str, int] = field(default_factory=dict)
+    """How many pictures came from where."""
     failures: tuple[Failure, ...] = ()
     wait: Wait = field(default_factory=Wait)
     stop: str | None = None
@@ -50,7 +66,10 @@ class Report:
             frames=sum(row.num_frames for row in rows),
             head_calls=tuple(head_calls(row.num_labels) for row in rows),
             tower_passes=tuple(family.tower_passes(row) for row in rows),
+            mlp_tiles=tuple(family.mlp_tiles(row) for row in rows),
             samples=tuple(row.samples for row in rows),
+            flops=sum(family.codec.flops(row) for row in rows),
+            drawn=sum((Counter(row.drawn) for row in rows), Counter()),
             failures=tuple(failure for row in rows for failure in row.failures),
             wait=wait,
             stop=stop,
@@ -87,11 +106,23 @@ class Agreed:
         return sum(report.frames for report in self.reports)
 
     @property
-    def calls(self) -> list[tuple[int, int]]:
-        """For each micro-step, the head calls and tower passes of the rank that needs most."""
+    def flops(self) -> float:
+        return sum(report.flops for report in self.reports)
+
+    @property
+    def drawn(self) -> dict[str, int]:
+        return dict(sum((Counter(report.drawn) for report in self.reports), Counter()))
+
+    @property
+    def calls(self) -> list[Calls]:
+        """For each micro-step, the calls of the rank that needs most of each kind."""
         heads = zip(*(report.head_calls for report in self.reports), strict=True)
         towers = zip(*(report.tower_passes for report in self.reports), strict=True)
-        return [(max(head), max(tower)) for head, tower in zip(heads, towers, strict=True)]
+        tiles = zip(*(report.mlp_tiles for report in self.reports), strict=True)
+        return [
+            Calls(max(head), tuple(max(each) for each in zip(*tower, strict=True)), max(tile))
+            for head, tower, tile in zip(heads, towers, tiles, strict=True)
+        ]
 
     @property
     def failures(self) -> list[Failure]:

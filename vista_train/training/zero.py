@@ -67,6 +67,11 @@ class ZeroEngine(Engine):
         """From stage 2 on, gradients are reduced in every micro-step."""
         return self.stage >= 2
 
+    @property
+    def sharded(self) -> bool:  # type: ignore[override]
+        """Stage 3 gathers the weights of each module while it is called."""
+        return self.stage == 3
+
     def no_exchange(self) -> contextlib.AbstractContextManager:
         """The engine itself holds back what its stage lets it; it refuses to be told."""
         return contextlib.nullcontext()
