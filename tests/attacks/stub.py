@@ -127,7 +127,18 @@ def seal_learnt(process: Process) -> None:
     for _ in process.requests():
         with contextlib.suppress(PermissionError):
             os.ftruncate(process.learnt, 0)
-        process.send(ANSWERS["learnt-lies"])
+        status = os.stat(os.path.join(process.root, "honest.mp4"))
+        process.send(told(found={"learnt": 64, "stamp": [status.st_size, status.st_mtime_ns]}))
+
+
+def learn_own(process: Process) -> None:
+    """Say of the file that is asked for, as it is, what is not so: from the first request on, or from a later one."""
+    first = int(process.arguments[0])
+    process.ready()
+    for number, request in enumerate(process.requests(), 1):
+        status = os.stat(os.path.join(process.root, request["key"]))
+        lie = {"learnt": 64, "stamp": [status.st_size, status.st_mtime_ns]} if number >= first else {}
+        process.send(told(found=lie))
 
 
 def enormous(process: Process) -> None:
@@ -208,8 +219,8 @@ def signal_parent(process: Process) -> None:
 
 
 DEEDS: dict[str, Callable[[Process], None]] = {
-    "seal": seal, "seal-learnt": seal_learnt, "shrink": shrink, "enormous": enormous, "drip": drip, "silent": silent,
-    "write": write, "connect": connect, "read": read, "signal": signal_parent,
+    "seal": seal, "seal-learnt": seal_learnt, "learn-own": learn_own, "shrink": shrink, "enormous": enormous,
+    "drip": drip, "silent": silent, "write": write, "connect": connect, "read": read, "signal": signal_parent,
 }  # fmt: skip
 
 

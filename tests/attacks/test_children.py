@@ -10,6 +10,7 @@ from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -113,7 +114,7 @@ def test_memory_that_a_process_has_sealed_is_its_own_loss(with_stub: WithStub) -
     "answer",
     [
         *("learnt-negative", "learnt-nothing", "learnt-too-much", "learnt-text", "learnt-truth"),
-        *("learnt-no-stamp", "learnt-stamp-of-paths", "learnt-stamp-of-lists"),
+        *("learnt-no-stamp", "learnt-stamp-of-paths", "learnt-stamp-of-lists", "learnt-lies"),
     ],
 )
 def test_what_nobody_could_have_learnt_is_not_kept(with_stub: WithStub, tmp_path: Path, answer: str) -> None:
@@ -122,26 +123,34 @@ def test_what_nobody_could_have_learnt_is_not_kept(with_stub: WithStub, tmp_path
     assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
-@pytest.mark.parametrize("deed", ["learnt-lies", "seal-learnt"])
+@pytest.mark.parametrize("arguments", [("seal-learnt",), ("learn-own", 1)])
 def test_what_a_process_says_it_has_learnt_counts_for_its_own_file_alone(
-    with_stub: WithStub, root: Path, tmp_path: Path, deed: str
+    with_stub: WithStub, root: Path, tmp_path: Path, arguments: tuple[Any, ...]
 ) -> None:
-    wanted = [Wanted(Fraction(0), 64, 48)]
-    media = with_stub(deed, cache=tmp_path / "cache")
+    wanted, cache = [Wanted(Fraction(0), 64, 48)], tmp_path / "cache"
+    media = with_stub(*arguments, cache=cache)
     assert len(list(media.pictures("honest.mp4", wanted))) == 1
-    (written,) = (path for path in (tmp_path / "cache").rglob("*") if path.is_file())
-    assert written == place_of(tmp_path / "cache" / "packets", str(root), "honest.mp4", (1, 2))
-    status = (root / "honest.mp4").stat()
-    # As bad as can be: it has said so of the file as it is.
-    place = place_of(tmp_path / "cache" / "packets", str(root), "honest.mp4", (status.st_size, status.st_mtime_ns))
-    place.parent.mkdir(exist_ok=True)
-    place.write_bytes(written.read_bytes())
-    honest, told = Media(root), Media(root, cache=tmp_path / "cache")
+    (written,) = (path for path in cache.rglob("*") if path.is_file())
+    assert written == place_of(cache / "packets", media._rules, "honest.mp4", media.stamp("honest.mp4") or ())
+    honest, told = Media(root), Media(root, cache=cache)
     ((_, expected),) = honest.pictures("honest.mp4", wanted)
     ((_, found),) = told.pictures("honest.mp4", wanted)
     assert (found == expected).all()
     honest.close()
     told.close()
+
+
+def test_what_a_process_has_learnt_of_the_second_file_is_asked_of_another(
+    with_stub: WithStub, root: Path, tmp_path: Path
+) -> None:
+    """The first file may have taken it over; a fresh one (here, one that has not been asked twice yet) has learnt
+    nothing."""
+    (root / "other.mp4").write_bytes((root / "honest.mp4").read_bytes())
+    wanted = [Wanted(Fraction(0), 64, 48)]
+    media = with_stub("learn-own", 2, cache=tmp_path / "cache")
+    for key in ("honest.mp4", "other.mp4"):
+        assert len(list(media.pictures(key, wanted))) == 1
+    assert [path for path in (tmp_path / "cache").rglob("*") if path.is_file()] == []
 
 
 def test_losses_are_told_in_the_ledger_without_secrets(

@@ -11,7 +11,7 @@ from vista_train.augment import TemporalNeedle, VideoGrid
 from vista_train.data.dataset import Ingredient, VistaDataset
 from vista_train.data.sources import ClipSource
 from vista_train.video.decode import Limits
-from vista_train.video.media import Media
+from vista_train.video.media import NOT_AGAIN, Media
 
 
 def test_what_several_samples_show_of_a_file_is_decoded_once(of_world, damaged, tools, monkeypatch):
@@ -49,7 +49,7 @@ def test_a_file_that_several_samples_lose_is_lost_by_each_as_if_alone(damaged, o
         assert one.failures == other.failures
 
 
-def test_a_file_that_hangs_for_several_samples_is_waited_for_once_and_told_rightly(world, codec, tmp_path):
+def test_a_file_that_hangs_for_several_samples_is_told_as_if_alone(world, codec, tmp_path):
     root = tmp_path / "hangs"
     shutil.copytree(world, root)
     source = ClipSource(world / "clips.jsonl", world)
@@ -71,4 +71,21 @@ def test_a_file_that_hangs_for_several_samples_is_waited_for_once_and_told_right
     media.close()
     failures = [failure for sample in samples for failure in sample.failures if failure.attempt == 0]
     assert len(failures) == uses
-    assert {failure.reason for failure in failures} == {"MediaTimeout: not decoded within 1 s"}
+    reasons = [failure.reason for failure in failures]
+    assert reasons == ["MediaTimeout: not decoded within 1 s", *[f"MediaTimeout: {NOT_AGAIN}"] * (uses - 1)]
+
+
+def test_what_takes_too_long_for_all_at_once_is_had_one_by_one(world, codec):
+    source = ClipSource(world / "clips.jsonl", world)
+    mix = (Ingredient(VideoGrid(rows=3, columns=3)),)
+
+    def make(**limits) -> VistaDataset:
+        return VistaDataset(
+            {"clips": source}, mix, codec, Media(world, isolate="inline", limits=Limits(**limits)), seed=3
+        )
+
+    shared = make().__getitems__(range(4))
+    apart = make(deadline_seconds=1e-9, max_deadline_seconds=1e-9).__getitems__(range(4))
+    assert sum(sample.drawn["shared"] for sample in shared) > 0
+    assert sum(sample.drawn.get("shared", 0) for sample in apart) == 0, "two requests' time is more than one may take"
+    assert all(bool((one.frames_TCHW == other.frames_TCHW).all()) for one, other in zip(shared, apart, strict=True))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -118,11 +119,40 @@ def test_a_file_that_has_changed_has_no_renditions(make: Make, odd: Path, tmp_pa
     list(media.pictures("a.mp4", wanted))
     assert media.drawn == {"file": 2}
     (tmp_path / "a.mp4").unlink()
-    media.drawn.clear()
-    list(media.pictures("a.mp4", wanted))
-    assert media.drawn == {"tiles": 1, "proxy": 1}, "without the file its renditions must do"
     with pytest.raises(MediaMissing):
-        list(media.pictures("a.mp4", [Wanted(Fraction(1), 10 * WIDTH, 10 * HEIGHT)]))
+        list(media.pictures("a.mp4", wanted))
+
+
+def test_limits_hold_for_what_renditions_are_made_of(make: Make, odd: Path) -> None:
+    media = make("plain.mp4", Sizes(HEIGHT, HEIGHT // 2))
+    wanted = [Wanted(Fraction(1), 12, 12), Wanted(Fraction(1), WIDTH, HEIGHT)]
+    assert media._renditions is not None
+    found = media._renditions.get("plain.mp4", PROXY, media.stamp("plain.mp4") or ())
+    assert found is not None
+    width, height = found.source_size
+    strict = [
+        {"max_bytes": (odd / "plain.mp4").stat().st_size - 1}, {"max_pixels": width * height - 1},
+        {"max_frames": len(found.index) - 1}, {"max_seconds": 0.5}, {"containers": ("matroska",)},
+    ]  # fmt: skip
+    for limits in strict:
+        other = Media(odd, isolate="inline", limits=replace(LIMITS, **limits), proxies=media._renditions.folder)
+        with pytest.raises(MediaError):
+            list(other.pictures("plain.mp4", wanted))
+
+
+@pytest.mark.parametrize("snap", [0.3, 5.0])
+def test_with_snap_renditions_show_the_same_frames_as_their_file(make: Make, odd: Path, snap: float) -> None:
+    media = make("plain.mp4", Sizes(HEIGHT, HEIGHT // 2))
+    times = [Fraction(at, 10) for at in range(16)]
+    wanted = [Wanted(t, WIDTH, HEIGHT, (max(Fraction(0), t - Fraction(snap)), t + Fraction(snap))) for t in times]
+    pictures = {at: picture.copy() for at, picture in media.pictures("plain.mp4", wanted)}
+    assert set(media.drawn) == {"proxy"}
+    originals = dict(Media(odd, isolate="inline", limits=LIMITS).pictures("plain.mp4", wanted))
+    assert max(abs(pictures[at].astype(int) - originals[at]).mean() for at in originals) < 6
+    exact = dict(
+        Media(odd, isolate="inline", limits=LIMITS).pictures("plain.mp4", [replace(w, window=None) for w in wanted])
+    )
+    assert max(abs(exact[at].astype(int) - originals[at]).mean() for at in originals) > 12, "keyframes were shown"
 
 
 @pytest.mark.parametrize("isolate", ["inline", "process"])
@@ -164,7 +194,7 @@ def test_a_proxys_own_times_never_count(make: Make, odd: Path, monkeypatch: pyte
     pictures = {at: picture.copy() for at, picture in media.pictures("uneven.mp4", wanted)}
     originals = dict(Media(odd, isolate="inline", limits=LIMITS).pictures("uneven.mp4", wanted))
     assert all(np.array_equal(pictures[at], originals[at]) for at in originals)
-    assert media.drawn == {"file": len(wanted)}
+    assert media.drawn == {"file": len(wanted), "unfit proxy": 1}
 
 
 def test_a_file_that_is_not_whole_has_no_renditions(make: Make, odd: Path, tmp_path: Path) -> None:

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
+from transformers import Olmo2Config, Olmo2ForCausalLM
 
 from tests.models.test_families import loss_of
 from tests.models.test_passes import loss_and_norm
 from vista_train.models import memory as laid_out
 from vista_train.models import offload
-from vista_train.models.memory import Memory, decoder_layers
+from vista_train.models.memory import Memory, arrange, decoder_layers
 from vista_train.models.tiles import TiledForward, Tiling, tokens_in_tile
 from vista_train.types import Row
 
@@ -255,3 +256,13 @@ def test_on_a_gpu_the_host_holds_what_the_layers_keep() -> None:
     for one, other in zip(plain, moved, strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=0)
     assert peak - peak_moved > 4 * row.numel() * 4
+
+
+def test_a_decoder_with_a_norm_behind_its_mlp_is_not_tiled() -> None:
+    config = Olmo2Config(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=2,
+        pad_token_id=0,
+    )  # fmt: skip
+    model = Olmo2ForCausalLM(config)
+    with pytest.raises(ValueError, match="Olmo2DecoderLayer has post_feedforward_layernorm behind its MLP"):
+        arrange(model, Memory(tiled_mlp=16), lambda name: "language", ())

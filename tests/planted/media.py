@@ -142,15 +142,15 @@ MUTANTS = (
     Mutant(
         "an_index_of_any_file",
         "vista_train/video/decode/indexes.py",
-        "json.dumps([root, key, *stamp])",
-        "json.dumps([root, *stamp])",
+        "json.dumps([rules, key, *stamp])",
+        "json.dumps([rules, *stamp])",
         "tests/attacks/test_children.py",
     ),
     Mutant(
         "an_index_outlives_its_file",
         "vista_train/video/decode/indexes.py",
-        "json.dumps([root, key, *stamp])",
-        "json.dumps([root, key])",
+        "json.dumps([rules, key, *stamp])",
+        "json.dumps([rules, key])",
         "tests/media/test_memory.py",
     ),
     Mutant(

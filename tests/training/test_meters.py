@@ -59,6 +59,7 @@ def test_rates_are_of_one_device_and_its_peak() -> None:
         ("NVIDIA GeForce RTX 4090", 165),
         ("NVIDIA GeForce RTX 4090 Laptop GPU", None),
         ("NVIDIA A10G", None),
+        ("NVIDIA H100 80GB HBM3 MIG 1g.10gb", None),
         ("Tesla V100-SXM2-16GB", None),
         ("cpu", None),
     ],

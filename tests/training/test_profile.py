@@ -74,7 +74,7 @@ def events_of(trace: Path) -> list[dict[str, Any]]:
 def test_the_asked_steps_are_in_the_trace_and_no_others(
     small_recipe: Callable[..., Recipe], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    trainer = train(small_recipe(steps=4), profiled=Profiled(2, 3))
+    trainer = train(small_recipe(steps=4, save_every=4), profiled=Profiled(2, 3))
     folder = trainer.output / "profile"
     assert sorted(path.name for path in folder.iterdir()) == ["steps-2-3-rank-0.json.gz", "steps-2-3-rank-0.txt"]
     log = [json.loads(line) for line in (trainer.output / "log.jsonl").read_text().splitlines()]

@@ -103,12 +103,12 @@ def test_no_more_is_kept_than_there_is_room_for_and_the_least_used_goes(
     kept = [number for number, name in enumerate(names) if cache.get([name])]
     assert 0 in kept
     assert kept[1:] == list(range(60 - len(kept) + 1, 60)), "and otherwise the newest"
-    assert 17 <= len(kept) <= 20
+    assert 9 <= len(kept) <= 11
     assert all(cache.get([names[number]]) == {names[number]: content(number, 5000)} for number in kept)
     cache.put({key_of(["too large"]): content(0, 100_001)})
     assert len([name for name in names if cache.get([name])]) == len(kept)
     cache.close()
-    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 250_000
+    assert sum(path.stat().st_size for path in tmp_path.iterdir()) < 200_000
 
 
 WRITER = """
@@ -129,7 +129,7 @@ def test_several_processes_write_and_read_at_once(tmp_path: Path) -> None:
     assert [process.wait(timeout=60) for process in running] == [0, 0, 0]
     cache = FrameCache(tmp_path, 2_000_000)
     names = {key_of([own, number]) for own in range(3) for number in range(300)}
-    assert 150 <= len(cache.get(sorted(names))) <= 200, "two million bytes in all"
+    assert 120 <= len(cache.get(sorted(names))) <= 142, "two million bytes in all"
 
 
 @pytest.mark.parametrize("harm", ["noise", "a folder", "read-only"])
@@ -155,7 +155,7 @@ def test_a_cache_that_cannot_be_used_costs_nothing_but_time(root: Path, tmp_path
 
 
 def test_it_travels_to_data_workers_and_checks_its_size(tmp_path: Path) -> None:
-    cache = FrameCache(tmp_path, 1000)
+    cache = FrameCache(tmp_path, 100_000)
     cache.put({b"a": b"content"})
     assert pickle.loads(pickle.dumps(cache)).get([b"a"]) == {b"a": b"content"}
     with pytest.raises(ValueError, match="frame_cache_gib is 0; it must be above 0"):

@@ -173,17 +173,21 @@ class VistaDataset(Dataset):
         asked: dict[str, list[list[Wanted]]] = defaultdict(list)
         clips: dict[str, Clip] = {}
         for position in positions if len(positions) > 1 else ():
-            composed = self._compose(position, 0, [])
+            # What is known to fail is not tried.
+            composed = None if (position, 0) in self.known_failures else self._compose(position, 0, [])
             if composed is not None and composed.sample.video is not None:
                 video = composed.sample.video
                 clips |= {clip.path: clip for clip in video.clips()}
                 for path, wanted in wishes(video, composed.plan.times, self.codec.view, self.media).items():
                     asked[path].append(wanted)
-        shared = {path: list(chain(*wanted)) for path, wanted in asked.items() if len(wanted) > 1}
+        first = self.media.at(min(positions, default=0))
+        shared = {
+            path: list(chain(*wanted)) for path, wanted in asked.items() if len(wanted) > 1 and not first.refuses(path)
+        }
         if not shared:
             return self.media
         predicted = {path: predicted_for(clips[path], wanted) for path, wanted in shared.items()}
-        return self.media.holding(shared, predicted, min(positions))
+        return self.media.holding(shared, predicted)
 
     def _encoded(self, position: int, media: Media) -> Encoded:
         failures: list[Failure] = []
@@ -239,6 +243,8 @@ class VistaDataset(Dataset):
             ],
             "codec": repr(self.codec),
         }
+        if self.media.snap_seconds:
+            facts["snap_seconds"] = str(self.media.snap_seconds)
         return hashlib.sha256(json.dumps(facts, sort_keys=True, default=str).encode()).hexdigest()
 
     def _encode(

@@ -19,12 +19,12 @@ from vista_train.data.crew import Crew, terminable
 from vista_train.data.journal import Draft, writing
 from vista_train.data.manifest import open_manifest
 from vista_train.data.sidecars import beside
-from vista_train.video.decode import Header, MediaError
+from vista_train.video.decode import Header, MediaCrashed, MediaError
 from vista_train.video.decode.limits import PATIENCE, SECONDS_PER_PIXEL
 from vista_train.video.decode.sizes import Sizes
 from vista_train.video.isolate import IsolationError
 from vista_train.video.media import Media
-from vista_train.video.renditions import PROXY, TILES, Renditions
+from vista_train.video.renditions import PROXY, TILES, Renditions, rendition
 
 LEAST_SECONDS = 60.0
 ENCODING_SECONDS = 10e-3
@@ -129,6 +129,18 @@ class _Maker:
         found = self.renditions.get(key, kind, stamp)
         return found is not None and found.sizes == asdict(self.sizes)
 
+    def _check(self, key: str, draft: Path, kind: str, header: Header) -> None:
+        """`MediaCrashed` unless what was written is what was asked for: a file may have taken over who wrote it."""
+        size = (header.width, header.height)
+        expected = self.sizes.proxy_of(*size) if kind == PROXY else self.sizes.tile_of(*size)
+        try:
+            found = rendition(draft)
+        except (OSError, ValueError) as error:
+            raise MediaCrashed(key, "the process that decoded it has written something else") from error
+        is_right = (found.size, found.source_size) == (expected, size) and found.sizes == asdict(self.sizes)
+        if not is_right or found.stamp != self.media.stamp(key) or not found.keeps_to(self.media.limits):
+            raise MediaCrashed(key, "the process that decoded it has written something else")
+
     def _made(self, key: str, header: Header) -> dict[str, int]:
         num_frames = header.num_frames or int(header.duration * header.fps) + 1
         each = header.width * header.height * SECONDS_PER_PIXEL + ENCODING_SECONDS
@@ -142,8 +154,9 @@ class _Maker:
                     key, self.sizes, files[0], files[1] if len(files) > 1 else None,
                     max(LEAST_SECONDS, PATIENCE * each * num_frames),
                 )  # fmt: skip
-                for file in files:
+                for draft, file in zip(drafts, files, strict=True):
                     os.fsync(file.fileno())
+                    self._check(key, draft, kind=self.kinds[drafts.index(draft)], header=header)
                 written = [os.fstat(file.fileno()).st_size for file in files]
             # Where there is a proxy there are tiles.
             for draft, place in reversed(list(zip(drafts, places, strict=True))):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -84,6 +85,7 @@ def arrange(
     tiling = Tiling()
     if memory.tiled_mlp is not None:
         tiling.tokens = tokens_in_tile(memory.tiled_mlp, model.config.get_text_config().hidden_size)  # type: ignore
+        _check_pre_norm(layers[0])
         for mlp in map(_mlp_of, layers):
             mlp.forward = TiledForward(mlp.forward, tiling)  # type: ignore[method-assign]
     if memory.language:
@@ -129,6 +131,16 @@ def _mlp_of(layer: nn.Module) -> nn.Module:
         raise ValueError(
             f"a {type(layer).__name__} has no `mlp`: train.tiled_mlp must be none, train.compile false"
         ) from None
+
+
+def _check_pre_norm(layer: nn.Module) -> None:
+    """`ValueError` for a layer in which a norm follows the MLP: it would want what the tiles leave out in a layer that
+    is computed again."""
+    behind = [name for name, _ in layer.named_children() if re.search(r"post_(feedforward|mlp)", name)]
+    if behind:
+        raise ValueError(
+            f"a {type(layer).__name__} has {behind[0]} behind its MLP: train.tiled_mlp must be none with it"
+        )
 
 
 def _trains(model: nn.Module, part_of: Callable[[str], str]) -> Mapping[str, bool]:

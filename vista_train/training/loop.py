@@ -220,13 +220,14 @@ class Trainer:
             num_failed = self.tolerance.enter(self.step_number, agreed.failures)
             self._stop_if_too_many_failed(journal, agreed.failures)
             result = self._stepped(rows, agreed)
+            seconds = watch.lap()
             if profiler is not None:
                 profiler.end(self.step_number)
-            if journal is not None:
-                meters = self._meters(plans[0], result, agreed, num_failed, watch.lap())
-                journal.record(meters, agreed.failures, self.tolerance.num_failed)
-            else:
+                # Writing a trace down is no part of any step.
                 watch.lap()
+            if journal is not None:
+                meters = self._meters(plans[0], result, agreed, num_failed, seconds)
+                journal.record(meters, agreed.failures, self.tolerance.num_failed)
             is_last = self.step_number == self.num_steps
             if self.step_number % self.loop.save_every == 0 or is_last or agreed.stop:
                 self.save()

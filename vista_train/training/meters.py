@@ -112,7 +112,9 @@ def peak_of(device: torch.device) -> float | None:
 
 
 def peak_named(name: str) -> float | None:
-    """The peak of a GPU by the name that its driver gives it."""
+    """The peak of a GPU by the name that its driver gives it; of a slice of one (MIG) nobody says."""
+    if re.search(r"\bMIG\b", name):
+        return None
     found = [words for words in PEAKS if re.search(rf"\b{re.escape(words)}\b", name)]
     return PEAKS[max(found, key=len)] if found else None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -16,7 +17,9 @@ import numpy as np
 from vista_train.video.decode.base import Wanted
 from vista_train.video.decode.packets import Anomaly, PacketIndex
 
-PAGE_BYTES = 16384
+PAGE_BYTES = 4096
+OVERHEAD_BYTES = PAGE_BYTES
+"""What a picture takes on disk beyond its bytes, at most."""
 WAIT_SECONDS = 5.0
 """How long a process waits for another one that writes; then it does without."""
 AGING_SECONDS = 60
@@ -32,8 +35,9 @@ CREATE INDEX IF NOT EXISTS by_use ON pictures (used, bytes);
 class FrameCache:
     """Pictures by key, in one SQLite file in `folder`, on a disk of this machine.
 
-    No more than `max_bytes` of pictures are kept: those that were used longest ago make way. Nothing that goes wrong
-    with it (a full disk, a damaged file, another process that holds it too long) costs more than to decode anew.
+    No more than `max_bytes` are kept, and 64 MiB of journal beside: pictures that were used longest ago make way.
+    Nothing that goes wrong with it (a full disk, a damaged file, another process that holds it long) costs more than to
+    decode anew.
     """
 
     def __init__(self, folder: str | Path, max_bytes: int) -> None:
@@ -42,13 +46,17 @@ class FrameCache:
         self.path, self.max_bytes = Path(folder) / "frames.sqlite", max_bytes
         self._owner = 0
         self._connection: sqlite3.Connection | None = None
+        self._lock = threading.RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"path": self.path, "max_bytes": self.max_bytes, "_owner": 0, "_connection": None}
+        return {"path": self.path, "max_bytes": self.max_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__init__(state["path"].parent, state["max_bytes"])  # type: ignore[misc]
 
     def get(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """What there is of some pictures."""
-        with suppress(sqlite3.Error, OSError):
+        with suppress(sqlite3.Error, OSError), self._lock:
             connection, now = self._open(), int(time.time())
             found: dict[bytes, bytes] = {}
             aged: list[bytes] = []
@@ -66,10 +74,10 @@ class FrameCache:
 
     def put(self, pictures: Mapping[bytes, bytes]) -> None:
         """Keep some pictures, if there is room for them at all."""
-        new = sum(map(len, pictures.values()))
+        new = sum(len(content) + OVERHEAD_BYTES for content in pictures.values())
         if not pictures or new > self.max_bytes:
             return
-        with suppress(sqlite3.Error, OSError):
+        with suppress(sqlite3.Error, OSError), self._lock:
             connection, now = self._open(), int(time.time())
             with connection:
                 connection.execute("BEGIN IMMEDIATE")
@@ -78,7 +86,7 @@ class FrameCache:
                     self._evict(connection, held + new - self.max_bytes + int(EVICTED_SHARE * self.max_bytes))
                 connection.executemany(
                     "INSERT OR REPLACE INTO pictures VALUES (?, ?, ?, ?)",
-                    [(key, now, len(content), content) for key, content in pictures.items()],
+                    [(key, now, len(content) + OVERHEAD_BYTES, content) for key, content in pictures.items()],
                 )
 
     def close(self) -> None:

@@ -75,6 +75,7 @@ class Child:
         self.num_requests, self._is_asked = 0, False
         self.learnt: Learnt | None = None
         """What the last pictures have taught of their file."""
+        self._keys: set[str] = set()
         ready = self._receive(decoding.Patience(START_SECONDS))
         if not ready or not ready.get("ready"):
             self.stop()
@@ -95,10 +96,16 @@ class Child:
         is_ours = self._owner == os.getpid()
         return is_ours and self._end.alive and not self._is_asked and self._process.poll() is None
 
+    @property
+    def is_unspoilt(self) -> bool:
+        """Whether it has seen no file but one: no other can have taken it over, and speak for that one."""
+        return len(self._keys) <= 1
+
     def ask(self, key: str, request: Mapping[str, Any], seconds: float, handed: Sequence[int] = ()) -> dict[str, Any]:
         """Its answer within `seconds`; `MediaError` if the file is bad, or if this has killed it. It is `handed` open
         files that it may write."""
         self.num_requests += 1
+        self._keys.add(key)
         self._is_asked = True
         told = {**request, "key": key, "seconds": seconds}
         told["memory_bytes"] += 2 * self._size
@@ -195,6 +202,15 @@ class Children:
             else:
                 child.stop()
 
+    @contextmanager
+    def fresh(self) -> Iterator[Child]:
+        """A process that has seen no file, and is to see one alone."""
+        child = self._started()
+        try:
+            yield child
+        finally:
+            child.stop()
+
     def close(self) -> None:
         """End those that have nothing to do."""
         while self._idle:
@@ -208,6 +224,9 @@ class Children:
                     return child
                 # Killed while it had nothing to do, for its memory perhaps; or it is that of a process before a fork.
                 child.stop()
+        return self._started()
+
+    def _started(self) -> Child:
         for attempt in range(NUM_STARTS):
             try:
                 return Child(self.reader, self.program, self.roots, self.max_file_bytes)

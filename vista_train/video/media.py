@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import hashlib
+import json
 import math
 import os
 from collections import Counter
@@ -23,9 +25,10 @@ from vista_train.video.decode.confine import Confined
 from vista_train.video.decode.door import Door
 from vista_train.video.decode.indexes import Attached, IndexFile, place_of, write
 from vista_train.video.decode.limits import Limits
+from vista_train.video.decode.packets import Anomaly
 from vista_train.video.decode.sizes import Sizes
 from vista_train.video.frames import FrameCache, Kept
-from vista_train.video.isolate import PROGRAM, Children
+from vista_train.video.isolate import PROGRAM, Child, Children
 from vista_train.video.quarantine import COSTLY, Quarantine, is_costly
 from vista_train.video.renditions import PROXY, TILES, Rendition, Renditions
 
@@ -78,27 +81,28 @@ class Media:
         self.allow_absolute = allow_absolute
         self._door = Door(os.path.abspath(root), allow_symlinks, allow_absolute)
         # Links and absolute paths may lead anywhere; without them, nothing outside the root is ever to be read.
-        self._indexes = None if cache is None else os.path.join(os.path.abspath(cache), "packets")
+        # Kept pictures may come from a process that another file has taken over, and so may what goes with them.
+        folder = "packets" if frames is None else "packets_of_frames"
+        self._indexes = None if cache is None else os.path.join(os.path.abspath(cache), folder)
         if self._indexes is not None:
             os.makedirs(self._indexes, exist_ok=True)
         if frames is not None and cache is None:
             raise ValueError("frames are kept by the packets they come from: Media needs a cache as well")
+        if (frames is not None or proxies is not None) and decode.check_reader(reader).name != decode.AUTO:
+            raise ValueError(f"data.reader is {reader!r}; proxies and kept frames are read by pyav alone")
         self._frames = frames
         self._renditions = None if proxies is None else Renditions(os.path.abspath(proxies))
         if proxies is not None and not os.path.isdir(proxies):
             raise ValueError(
                 f"data.proxies is {str(proxies)!r}; there is no such folder: `vista-train proxies` makes one"
             )
-        if self._renditions is not None and decode.check_reader(reader).name != decode.AUTO:
-            raise ValueError(f"data.reader is {reader!r}; proxies are read by pyav")
+        self._rules = hashlib.sha256(json.dumps([self._door.root, *self.rules]).encode()).hexdigest()
+        """What indexes and pictures are kept under: the root, and what is allowed there."""
         more = [self._indexes, self._renditions and self._renditions.folder]
         roots = () if allow_symlinks or allow_absolute else (self._door.root, *(folder for folder in more if folder))
         self._children = Children(reader, program, roots, limits.max_bytes if makes_proxies else 0)
-        self._unfit: set[str] = set()
-        """Proxies that have failed: their files stand in for them."""
         self._held: dict[tuple[str, Wanted], np.ndarray] = {}
-        """Pictures that several samples want, by file, and the files that have failed for all of them."""
-        self._failed: dict[str, MediaError] = {}
+        """Pictures that several samples want, by file."""
         self.drawn: Counter[str] = Counter()
         """How many pictures have come from where, as this object was asked for them."""
 
@@ -134,24 +138,30 @@ class Media:
         `predicted_seconds`: see `Limits.deadline`.
         """
         with self._named(key):
-            left = dict(enumerate(wanted))
-            for which in [which for which, one in left.items() if (key, one) in self._held]:
-                self.drawn["shared"] += 1
-                yield which, self._held[key, left.pop(which)]
-            yield from self._renditions_of(key, left)
-            if left:
-                numbers = list(left)
-                for at, picture_HWC in self._original(key, list(left.values()), predicted_seconds):
-                    yield numbers[at], picture_HWC
+            yield from self._pictures(key, wanted, predicted_seconds)
+
+    def _pictures(
+        self, key: str, wanted: Sequence[Wanted], predicted_seconds: float
+    ) -> Iterator[tuple[int, np.ndarray]]:
+        left = dict(enumerate(wanted))
+        for which in [which for which, one in left.items() if (key, one) in self._held]:
+            self.drawn["shared"] += 1
+            yield which, self._held[key, left.pop(which)]
+        yield from self._renditions_of(key, left)
+        if left:
+            numbers = list(left)
+            for at, picture_HWC in self._original(key, list(left.values()), predicted_seconds):
+                yield numbers[at], picture_HWC
 
     def _renditions_of(self, key: str, left: dict[int, Wanted]) -> Iterator[tuple[int, np.ndarray]]:
         """The pictures that renditions have; they are left no more."""
-        if self._renditions is None or not left:
+        stamp = self.stamp(key) if self._renditions is not None and left else None
+        if self._renditions is None or stamp is None:
+            # What keeps the file from being opened is told by whoever opens it.
             return
-        stamp = self.stamp(key)
         for kind, show in ((TILES, self._tiles), (PROXY, self._proxy)):
             found = self._renditions.get(key, kind, stamp)
-            if found is None:
+            if found is None or not found.keeps_to(self.limits):
                 continue
             some = {which: one for which, one in left.items() if found.suffices(one) and found.has(one)}
             # One that fails is not believed in what it has shown before.
@@ -161,7 +171,7 @@ class Media:
 
     def _tiles(self, key: str, found: Rendition, wanted: Mapping[int, Wanted]) -> Shown:
         numbers = list(wanted)
-        with suppress(OSError, ValueError):
+        with suppress(OSError, ValueError, Anomaly):
             for which, picture_HWC in self._counted("tiles", found.tiles(list(wanted.values()))):
                 yield numbers[which], picture_HWC
             return True
@@ -169,10 +179,11 @@ class Media:
 
     def _proxy(self, key: str, found: Rendition, wanted: Mapping[int, Wanted]) -> Shown:
         assert self._renditions is not None
-        if not wanted or key in self._unfit:
-            return not wanted
+        if not wanted:
+            return True
         door, name, numbers = Door(self._renditions.folder), self._renditions.name(key, PROXY), list(wanted)
-        kept = Kept(self._frames, (key, found.stamp, found.size), list(wanted.values()))
+        file = (self._rules, self._renditions.folder, key, found.stamp, found.size)
+        kept = Kept(self._frames, file, list(wanted.values()))
         try:
             for which, picture_HWC in self._counted("cache", kept.look(found.index)):
                 yield numbers[which], picture_HWC
@@ -181,7 +192,7 @@ class Media:
                 yield numbers[which], picture_HWC
         except MediaError:
             # Whatever is wrong with it, the file is still there.
-            self._unfit.add(key)
+            self.drawn["unfit proxy"] += 1
             return False
         kept.write(found.index)
         return True
@@ -190,7 +201,9 @@ class Media:
         self, key: str, wanted: Sequence[Wanted], predicted_seconds: float
     ) -> Iterator[tuple[int, np.ndarray]]:
         stamp = None if self._frames is None else self.stamp(key)
-        kept = Kept(None if stamp is None else self._frames, (self._door.root, key, stamp), wanted)
+        # Copied over, a file may keep its time of change; to the disk it is another.
+        file = (self._rules, key, stamp, self._inode(key) if stamp is not None else None)
+        kept = Kept(None if stamp is None else self._frames, file, wanted)
         yield from self._counted("cache", kept.look(self._memory(self._door, key, stamp).index()))
         decoded = self._decoded(self._door, key, kept.left, predicted_seconds)
         yield from self._counted("file", kept.through(decoded))
@@ -205,7 +218,7 @@ class Media:
     def _memory(self, door: Door, key: str, stamp: tuple[int, int] | None) -> IndexFile:
         if self._indexes is None or stamp is None:
             return IndexFile(None)
-        return IndexFile(place_of(self._indexes, door.root, key, stamp), self._least_packets)
+        return IndexFile(place_of(self._indexes, self._rules, key, stamp), self._least_packets)
 
     @property
     def _least_packets(self) -> int | None:
@@ -226,11 +239,28 @@ class Media:
         with self._children.one() as child:
             request = self._request("read", door) | {"attached": attached}
             pictures = child.pictures(key, once, request, self.limits.deadline(predicted_seconds))
-            if child.learnt is not None:
-                self._keep(key, child.learnt.stamp, child.learnt.content)
+            if child.learnt is not None and not attached:
+                self._learn(key, child, once[:1])
             by_wish = dict(zip(once, pictures, strict=True))
             for which in order:
                 yield which, by_wish[wanted[which]]
+
+    def _learn(self, key: str, child: Child, wanted: Sequence[Wanted]) -> None:
+        """Keep what a process has learnt of a file, if it is of the file as it is; from one that has seen other files
+        it is not taken, and a fresh one is asked."""
+        stamp, learnt = self.stamp(key), child.learnt
+        if not child.is_unspoilt and self._frames is None:
+            with suppress(MediaError), self._children.fresh() as fresh:
+                fresh.pictures(key, wanted, self._request("read"), self.limits.deadline())
+                learnt = fresh.learnt
+        if learnt is not None and stamp == learnt.stamp:
+            self._keep(key, learnt.stamp, learnt.content)
+
+    def _inode(self, key: str) -> tuple[int, int] | None:
+        with suppress(MediaError), self._door.opened(key) as path:
+            status = path.stat()
+            return status.st_ino, status.st_ctime_ns
+        return None
 
     def stamp(self, key: str) -> tuple[int, int] | None:
         """Size and time of change of a file; None where it is not to be had."""
@@ -253,7 +283,7 @@ class Media:
     def _keep(self, key: str, stamp: tuple[int, int], index: bytes) -> None:
         """Write what has been learnt of a file, by a name that its own key decides: it speaks of no other."""
         if self._indexes is not None:
-            write(place_of(self._indexes, self._door.root, key, stamp), index)
+            write(place_of(self._indexes, self._rules, key, stamp), index)
 
     def transcode(
         self, key: str, sizes: Sizes, proxy: BinaryIO, tiles: BinaryIO | None, seconds: float
@@ -268,7 +298,7 @@ class Media:
                     from vista_train.video.decode.transcode import transcode
 
                     return transcode(path, self.limits, sizes, stamp, proxy, tiles)
-            with self._children.one() as child:
+            with self._children.fresh() as child:
                 request = self._request("transcode") | {"sizes": dataclasses.asdict(sizes)}
                 return child.ask(key, request, seconds, [file.fileno() for file in files])
 
@@ -278,32 +308,33 @@ class Media:
         other.position, other.drawn = position, Counter()
         return other
 
-    def holding(self, asked: Mapping[str, Collection[Wanted]], predicted: Mapping[str, float], position: int) -> Media:
-        """The same, with the pictures asked of some files at hand; those of files that fail are not, and who wants one
-        learns why."""
-        other = self.at(position)
-        other._held, other._failed = {}, {}
+    def holding(self, asked: Mapping[str, Collection[Wanted]], predicted: Mapping[str, float]) -> Media:
+        """The same, with the pictures asked of some files at hand, as far as these can be had at once.
+
+        A file that fails, or would take longer than one request may, is left to whoever wants its pictures: what is
+        wrong with it, and for whom, does not depend on who else wants some.
+        """
+        other = self.at(self.position)
+        other._held = {}
         for key, wanted in asked.items():
             once = list(dict.fromkeys(wanted))
-            try:
-                other.refuse([key])
-                pictures = {which: p.copy() for which, p in other.pictures(key, once, predicted.get(key, 0.0))}
-            except MediaError as error:
-                # What has cost a process is not tried again for each.
-                if type(error).__name__ in COSTLY:
-                    other._failed[key] = error
+            if self.limits.deadline(2 * predicted[key]) >= self.limits.max_deadline_seconds:
                 continue
-            other._held |= {(key, once[which]): picture_HWC for which, picture_HWC in pictures.items()}
+            with suppress(MediaError):
+                pictures = {which: p.copy() for which, p in other._pictures(key, once, predicted[key])}
+                other._held |= {(key, once[which]): picture_HWC for which, picture_HWC in pictures.items()}
         return other
 
     def refuse(self, keys: Iterable[str]) -> None:
         """`MediaError` for the first of the files that are not to be tried again, at its position."""
         for key in keys:
-            if key in self._failed:
-                raise self._failed[key]
             kind = self.quarantine.kind(key, self.position)
             if kind is not None:
                 raise KINDS[kind](key, NOT_AGAIN)
+
+    def refuses(self, key: str) -> bool:
+        """Whether a file is not to be tried again, at its position."""
+        return self.quarantine.kind(key, self.position) is not None
 
     def confined(self) -> Confined:
         """What its decoding processes have given up; starts one."""
@@ -339,6 +370,8 @@ class Media:
             "reader": self.reader,
             "limits": dataclasses.asdict(self.limits),
             "indexes": self._indexes,
+            "rules": self._rules,
+            "attached": False,
             "least_packets": self._least_packets,
             "memory_bytes": self.limits.max_memory_mib << 20,
             # The packets alone, then the frames; to inspect a file, its header before and three frames after.

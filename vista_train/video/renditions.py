@@ -17,11 +17,15 @@ from typing import Any
 import numpy as np
 
 from vista_train.video.decode.base import Wanted
-from vista_train.video.decode.indexes import Known, read_attached
-from vista_train.video.decode.packets import OVERRUN_SECONDS, Anomaly, PacketIndex
+from vista_train.video.decode.indexes import MAX_TICKS, Known, read_attached, whole
+from vista_train.video.decode.limits import Limits
+from vista_train.video.decode.packets import OVERRUN_SECONDS, PacketIndex
+from vista_train.video.decode.sizes import MAX_TILE_EDGE
 from vista_train.video.scaling import resized_alike
 
-MAX_SIDE = 8192
+MAX_SIDE = 1 << 16
+MAX_TILE_PX = MAX_TILE_EDGE * 8 * MAX_TILE_EDGE
+"""Of one tile: whoever reads it holds as many as are wanted of a file."""
 PROXY, TILES = ".mp4", ".tiles"
 
 
@@ -35,8 +39,10 @@ class Rendition:
     """Of the file it is made of, upright."""
     sizes: Any
     """What was asked for when it was made."""
-    stamp: tuple[int, ...]
+    stamp: tuple[int, int]
     """Size and time of change of the file it is made of."""
+    container: str
+    """Of that file, by the name that limits have for it."""
 
     @property
     def index(self) -> PacketIndex:
@@ -48,25 +54,30 @@ class Rendition:
         return all(side >= min(needed, source // 2 * 2) for side, needed, source in sides)
 
     def has(self, one: Wanted) -> bool:
-        """Whether the file has a frame at that time, and this a picture of it, or of one that may stand in for it."""
+        """Whether the file has a frame at that time, and this a picture of it."""
         index = self.index
         return one.time <= index.starts_at(-1) + index.last_seconds + OVERRUN_SECONDS and self._position(one) >= 0
 
+    def keeps_to(self, limits: Limits) -> bool:
+        """Whether the file that it is made of is within the limits, as they are now."""
+        width, height = self.source_size
+        return (
+            self.stamp[0] <= limits.max_bytes
+            and width * height <= limits.max_pixels
+            and len(self.index) <= limits.max_frames
+            and (self.index.duration or 0) <= limits.max_seconds
+            and self.container in limits.containers
+        )
+
     def _position(self, one: Wanted) -> int:
         """The place of its packet, or tile; -1 where there is none."""
-        index = self.index
-        position = int(index.position_F[index.rank_at(one.time)])
-        if position >= 0 or one.window is None:
-            return position
-        ranks = [index.rank_at(time) for time in one.window]
-        inside = index.position_F[ranks[0] : ranks[1] + 1]
-        there = np.flatnonzero(inside >= 0) + ranks[0]
-        found = index.nearest(one, there.tolist())
-        return -1 if found is None else int(index.position_F[found])
+        return int(self.index.position_F[self.index.rank_for(one)])
 
     def tiles(self, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
         """(index into `wanted`, picture_HWC uint8) of a rendition that is tiles; `ValueError` if some are not there."""
         width, height = self.size
+        if width * height > MAX_TILE_PX:
+            raise ValueError(f"tiles of {width}x{height}")
         by_size: dict[tuple[int, int], list[int]] = {}
         for which, one in enumerate(wanted):
             by_size.setdefault((one.width, one.height), []).append(which)
@@ -95,23 +106,27 @@ class Renditions:
         name = hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()[:32]
         return f"{name[:2]}/{name}{kind}"
 
-    def get(self, key: str, kind: str, stamp: Sequence[int] | None) -> Rendition | None:
-        """The proxy or tiles of a file as it is; None where there are none, or of the file as it was.
-
-        Where the file itself is not at hand, `stamp` is None, and any will do.
-        """
-        with suppress(OSError, ValueError, TypeError, KeyError, Anomaly):
-            known = read_attached(self.place(key, kind))
-            about = known.about
-            found = Rendition(
-                known, _size(about["size"]), _size(about["source_size"]), about["sizes"], tuple(about["stamp"])
-            )
-            return found if stamp is None or found.stamp == tuple(stamp) else None
+    def get(self, key: str, kind: str, stamp: Sequence[int]) -> Rendition | None:
+        """The proxy or tiles of a file of this size and time of change; None where there are none, or of another."""
+        with suppress(OSError, ValueError):
+            found = rendition(self.place(key, kind))
+            return found if found.stamp == tuple(stamp) else None
         return None
 
 
-def _size(pair: Any) -> tuple[int, int]:
-    width, height = (int(side) for side in pair)
-    if not (0 < width <= MAX_SIDE and 0 < height <= MAX_SIDE):
-        raise ValueError(f"pictures of {width}x{height}")
-    return width, height
+def rendition(path: Path) -> Rendition:
+    """What a file holds; `ValueError` where that is no rendition."""
+    known = read_attached(path)
+    try:
+        about = known.about
+        size, source_size, stamp = (_pair(about[name]) for name in ("size", "source_size", "stamp"))
+        if max(*size, *source_size) > MAX_SIDE or min(*size, *source_size) < 1:
+            raise ValueError(f"pictures of {size} out of {source_size}")
+        return Rendition(known, size, source_size, about["sizes"], stamp, str(about["container"]))
+    except (KeyError, TypeError) as error:
+        raise ValueError(f"no rendition ({type(error).__name__})") from error
+
+
+def _pair(pair: Any) -> tuple[int, int]:
+    first, second = (whole(number, 0, MAX_TICKS) for number in pair)
+    return first, second

@@ -230,7 +230,7 @@ def _memory(path: Path, request: dict[str, Any], stamp: Sequence[int]) -> IndexF
     if request["attached"]:
         return Attached(path)
     folder = request["indexes"]
-    place = place_of(folder, request["root"], request["key"], stamp) if folder else None
+    place = place_of(folder, request["rules"], request["key"], stamp) if folder else None
     return IndexFile(place, request["least_packets"])
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from vista_train.video.decode.packets import Anomaly, DecoderSetup, PacketIndex
 
-MAGIC = b"vistaix1"
+MAGIC = b"vistaix2"
 HEAD = struct.Struct("<8sII")
 """Magic, bytes of the JSON that follows, bytes of all of it: JSON, then arrays, each on a multiple of 8."""
 END = struct.Struct("<Q8s")
@@ -29,6 +29,8 @@ MIN_PACKETS = 1024
 """A file of fewer packets has been read through as soon as its index is found."""
 SHORT = 8192
 """A column of so few numbers is read at once."""
+MAX_TEXT_BYTES = 1 << 20
+MAX_TICKS = 1 << 62
 MAX_BYTES = 128 << 20
 ARRAYS = {
     "pts_P": "<i8",
@@ -39,13 +41,15 @@ ARRAYS = {
     "position_F": "<i4",
     "size_P": "<i4",
     "keys_K": "<i4",
+    "stand_ins_K": "<i4",
 }
 """An index's arrays, in the order in which they lie in its file."""
 
 
-def place_of(folder: str | Path, root: str, key: str, stamp: Sequence[int]) -> Path:
-    """Where under `folder` the index of a media file stands, whose size and time of change are `stamp`."""
-    name = hashlib.sha256(json.dumps([root, key, *stamp]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
+def place_of(folder: str | Path, rules: str, key: str, stamp: Sequence[int]) -> Path:
+    """Where under `folder` the index of a media file stands, whose size and time of change are `stamp`; `rules` name
+    its root and what it may be like."""
+    name = hashlib.sha256(json.dumps([rules, key, *stamp]).encode("utf-8", "surrogatepass")).hexdigest()[:32]
     return Path(folder, name[:2], name)
 
 
@@ -64,7 +68,7 @@ class IndexFile:
         """What stands in the file; None where there is none, or none that is whole."""
         if self.path is None:
             return None
-        with suppress(OSError, ValueError, TypeError, KeyError):
+        with suppress(OSError, ValueError):
             return read(self.path).index
         return None
 
@@ -82,7 +86,7 @@ class Attached(IndexFile):
 
     def index(self) -> PacketIndex | None:
         """What stands at its end."""
-        with suppress(OSError, ValueError, TypeError, KeyError):
+        with suppress(OSError, ValueError):
             return read_attached(self.path).index if self.path is not None else None
         return None
 
@@ -164,51 +168,82 @@ def read_attached(path: Path) -> Known:
     with path.open("rb", buffering=0) as file:
         size = os.fstat(file.fileno()).st_size
         start, magic = END.unpack(os.pread(file.fileno(), END.size, max(0, size - END.size)).ljust(END.size))
-    if magic != END_MAGIC:
+    if magic != END_MAGIC or start > size:
         raise ValueError("no index at its end")
     return read(path, start)
 
 
 def read(path: Path, start: int = 0) -> Known:
-    """The index whose bytes begin at `start` of a file. `ValueError` unless it is whole."""
+    """The index whose bytes begin at `start` of a file. `ValueError` unless it is whole, and whatever stands there:
+    a file that has taken over its decoder may have made it up."""
+    try:
+        return _read(path, start)
+    except (KeyError, TypeError, ArithmeticError, RecursionError, MemoryError, Anomaly, struct.error) as error:
+        raise ValueError(f"no index ({type(error).__name__})") from error
+
+
+def _read(path: Path, start: int) -> Known:
     file = path.open("rb", buffering=0)
     size = os.fstat(file.fileno()).st_size
     magic, text_bytes, all_bytes = HEAD.unpack(os.pread(file.fileno(), HEAD.size, start).ljust(HEAD.size))
-    if magic != MAGIC or start + all_bytes > size:
+    if magic != MAGIC or start + all_bytes > size or all_bytes > MAX_BYTES or text_bytes > MAX_TEXT_BYTES:
         raise ValueError("no index, or not a whole one")
     facts = json.loads(os.pread(file.fileno(), text_bytes, start + HEAD.size))
     at = HEAD.size + text_bytes
     columns: dict[str, Any] = {}
     for (name, kind), length in zip(ARRAYS.items(), facts["lengths"], strict=True):
         at += -at % 8
-        column = Stored(file, kind, int(length), start + at)
-        columns[name] = column[:] if 0 <= int(length) <= SHORT else column
-        at += int(length) * np.dtype(kind).itemsize
+        column = Stored(file, kind, whole(length, 0, MAX_BYTES), start + at)
+        at += length * np.dtype(kind).itemsize
+        if at > all_bytes:
+            raise ValueError("an index that is longer than it says")
+        columns[name] = column[:] if length <= SHORT else column
     lengths = {name: len(column) for name, column in columns.items()}
     of_packets = {lengths[name] for name in ("pts_P", "dts_P", "rank_P")}
     of_places = {lengths[name] for name in ("offset_P", "size_P")}
     if len(of_packets) > 1 or not (of_places == {0} or of_places == of_packets) or lengths["shown_F"] < 1:
         raise ValueError("an index whose parts do not belong together")
-    if lengths["position_F"] != lengths["shown_F"] or at > all_bytes or min(lengths.values()) < 0:
+    if lengths["position_F"] != lengths["shown_F"] or max(lengths["keys_K"], lengths["stand_ins_K"]) > max(of_packets):
         raise ValueError("an index whose parts do not belong together")
-    setup = facts["setup"]
     index = PacketIndex(
         pts_P=columns["pts_P"],
         dts_P=columns["dts_P"],
         rank_P=columns["rank_P"],
         position_F=columns["position_F"],
         shown_F=columns["shown_F"],
-        keys_K=columns["keys_K"][:],
-        time_base=Fraction(*facts["time_base"]),
+        keys_K=columns["keys_K"],
+        stand_ins_K=columns["stand_ins_K"],
+        time_base=_ratio(facts["time_base"], 1),
         by_pts=True,
         can_seek=True,
-        last_seconds=Fraction(*facts["last_seconds"]),
+        last_seconds=_ratio(facts["last_seconds"], 0),
         offset_P=columns["offset_P"],
         size_P=columns["size_P"],
-        setup=setup and _setup(setup),
+        setup=None if facts["setup"] is None else _setup(facts["setup"]),
     )
+    if not isinstance(facts["about"], dict):
+        raise ValueError("an index that says nothing of what it is about")
     return Known(index, facts["about"], file)
 
 
+def whole(number: Any, least: int, most: int) -> int:
+    """A number as it stands in a file; `ValueError` unless it is whole and within bounds."""
+    if type(number) is not int or not least <= number <= most:
+        raise ValueError(f"{str(number)[:40]} is no number from {least} to {most}")
+    return number
+
+
+def _ratio(pair: Any, least: int) -> Fraction:
+    num, den = pair
+    return Fraction(whole(num, least, MAX_TICKS), whole(den, 1, MAX_TICKS))
+
+
 def _setup(facts: dict[str, Any]) -> DecoderSetup:
-    return DecoderSetup(**facts | {"extradata": b64decode(facts["extradata"]), "colors": tuple(facts["colors"])})
+    return DecoderSetup(
+        codec=str(facts["codec"]),
+        extradata=b64decode(facts["extradata"]),
+        width=whole(facts["width"], 1, 1 << 20),
+        height=whole(facts["height"], 1, 1 << 20),
+        pix_fmt=str(facts["pix_fmt"]),
+        colors=tuple(whole(color, 0, 1 << 20) for color in facts["colors"]),
+    )

@@ -100,8 +100,11 @@ class PacketIndex:
     """int32: the position of each frame's packet; empty unless `by_pts`."""
     shown_F: Column
     """int64: when each frame is shown, in ticks; sorted."""
-    keys_K: np.ndarray
+    keys_K: Column
     """int32: the positions of the keyframes; sorted."""
+    stand_ins_K: Column
+    """int32: the ranks of the frames that may stand in for others, those of the keyframes; sorted. A rendition has
+    those of its file."""
     time_base: Fraction
     by_pts: bool
     """A frame is known by its pts. Where packets carry none, or the same twice, it is known by counting."""
@@ -156,6 +159,7 @@ class PacketIndex:
             position_F=position_F,
             shown_F=shown_F,
             keys_K=keys_K,
+            stand_ins_K=np.sort(rank_P[keys_K][rank_P[keys_K] >= 0]) if by_pts else rank_P,
             time_base=time_base,
             by_pts=by_pts,
             can_seek=can_seek and by_pts and starts,
@@ -221,25 +225,15 @@ class PacketIndex:
         return max(bisect_right(self.shown_F, tick) - 1, self.first)
 
     def rank_for(self, one: Wanted) -> int:
-        """The rank of the frame to show for a wish: that of a keyframe in its window, the nearest, or the one shown."""
+        """The rank of the frame to show for a wish: the nearest keyframe in its window, or else the one shown then."""
         rank = self.rank_at(one.time)
-        if one.window is None or not self.by_pts:
+        if one.window is None:
             return rank
-        ranks = [int(self.rank_P[int(key)]) for key in self._keys_about(rank)]
-        found = self.nearest(one, [rank for rank in ranks if rank >= 0])
-        return rank if found is None else found
-
-    def nearest(self, one: Wanted, ranks: Iterable[int]) -> int | None:
-        """Which of some frames begins nearest to a wanted time, of those in its window; None for none."""
-        start, end = one.window or (one.time, one.time)
-        begins = {rank: self.starts_at(rank) for rank in ranks}
-        inside = [rank for rank, time in begins.items() if start <= time < end]
-        return min(inside, key=lambda rank: abs(begins[rank] - one.time), default=None)
-
-    def _keys_about(self, rank: int) -> np.ndarray:
-        """The keyframes around a frame: two before its packet, two behind."""
-        at = bisect_right(self.keys_K, int(self.position_F[rank]))
-        return self.keys_K[max(0, at - 2) : at + 2]
+        at = bisect_right(self.stand_ins_K, rank)
+        near = [int(other) for other in self.stand_ins_K[max(0, at - 1) : at + 1]]
+        begins = {other: self.starts_at(other) for other in near if 0 <= other < len(self)}
+        inside = [other for other, time in begins.items() if one.window[0] <= time < one.window[1]]
+        return min(inside, key=lambda other: abs(begins[other] - one.time), default=rank)
 
     def ranks(self, wanted: Sequence[Wanted]) -> dict[int, list[int]]:
         """For each rank that is wanted, ascending: which of `wanted` want it, in the order of their times.

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from fractions import Fraction
+
+MAX_TILE_EDGE = 256
+"""Larger ones are better decoded from a proxy: they lie there as plain bytes."""
 
 
 @dataclass(frozen=True)
@@ -17,9 +22,25 @@ class Sizes:
     """Tiles a second, at most; default, every frame."""
 
     def __post_init__(self) -> None:
-        for name in ("short_edge", "tile_edge"):
+        for name, most in (("short_edge", 4320), ("tile_edge", MAX_TILE_EDGE)):
             value = getattr(self, name)
-            if value is not None and not 8 <= value <= 4320:
-                raise ValueError(f"{name} is {value}; it must lie in 8..4320 pixels")
-        if self.tile_fps is not None and not self.tile_fps > 0:
+            if value is not None and not 8 <= value <= most:
+                raise ValueError(f"{name} is {value}; it must lie in 8..{most} pixels")
+        if self.tile_fps is not None and not 0 < self.tile_fps < math.inf:
             raise ValueError(f"tile_fps is {self.tile_fps}; it must be above 0")
+
+    def proxy_of(self, width: int, height: int) -> tuple[int, int]:
+        """The size of the proxy of a file with such frames: even, as encoders need it, never larger than it is but for
+        the smallest."""
+        scaled = _scaled(width, height, self.short_edge)
+        return max(8, scaled[0] // 2 * 2), max(8, scaled[1] // 2 * 2)
+
+    def tile_of(self, width: int, height: int) -> tuple[int, int]:
+        """The size of its tiles."""
+        return _scaled(width, height, self.tile_edge or self.short_edge)
+
+
+def _scaled(width: int, height: int, short_edge: int) -> tuple[int, int]:
+    """Width and height with that shorter side, but no larger than they are."""
+    scale = min(Fraction(1), Fraction(short_edge, min(width, height)))
+    return max(1, round(width * scale)), max(1, round(height * scale))

@@ -117,6 +117,9 @@ def _delays(file: BinaryIO, track: int, num: int) -> np.ndarray | None:
             if step not in inside:
                 return None
             inside = dict(_boxes(file, *inside[step]))
+        # With several, packets may need one decoder or another.
+        if b"stsd" not in inside or _number(file, inside[b"stsd"][0] + 4) != 1:
+            return None
         if b"ctts" not in inside:
             return np.zeros(num, np.int64)
         return _expanded(file, *inside[b"ctts"], num)
@@ -138,6 +141,10 @@ def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, tuple[
             return
         yield name, (inside, start + size)
         start += size
+
+
+def _number(file: BinaryIO, start: int) -> int:
+    return int(struct.unpack(">I", os.pread(file.fileno(), 4, start).ljust(4, b"\0"))[0])
 
 
 def _track_number(file: BinaryIO, start: int) -> int:

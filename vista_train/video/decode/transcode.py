@@ -77,9 +77,9 @@ class _Maker:
         self.index, self.expected = index, index.first
         turned = round(first.rotation / 90) % 2 == 1
         width, height = (first.height, first.width) if turned else (first.width, first.height)
-        self.size = _even(*_scaled(width, height, sizes.short_edge))
-        self.tile_size = _scaled(width, height, sizes.tile_edge or sizes.short_edge)
-        self.about = {"sizes": asdict(sizes), "source_size": [width, height]}
+        self.size, self.tile_size = sizes.proxy_of(width, height), sizes.tile_of(width, height)
+        container = next((name for name in source.limits.containers if name in source.formats), "")
+        self.about = {"sizes": asdict(sizes), "source_size": [width, height], "container": container}
         self.proxy, self.tiles, self.tiled = proxy, tiles, _tiled(index, sizes.tile_fps)
         self._scaler, self._reformatter = Scaler(), VideoReformatter()
         self._is_plain = _is_plain(first)
@@ -114,7 +114,9 @@ class _Maker:
     def finish(self, stamp: list[int]) -> dict[str, Any]:
         """Put an index at the end of each file; what was made."""
         shown_F = self.index.shown_F[self.index.first : len(self.index)]
-        own, about = replace(self.index, shown_F=shown_F, first=0), self.about | {"stamp": stamp}
+        stand_ins_K = self.index.stand_ins_K[:] - self.index.first
+        own = replace(self.index, shown_F=shown_F, first=0, stand_ins_K=stand_ins_K[stand_ins_K >= 0])
+        about = self.about | {"stamp": stamp}
         _attach(self.proxy, _of_proxy(self.proxy, own), about | {"size": list(self.size)}, FREE_BOX)
         made = {"size": list(self.size), "num_frames": len(shown_F), "num_tiles": 0}
         if self.tiles is not None:
@@ -122,17 +124,6 @@ class _Maker:
             _attach(self.tiles, _of_tiles(own, ranks), about | {"size": list(self.tile_size)})
             made |= {"tile_size": list(self.tile_size), "num_tiles": len(ranks)}
         return made
-
-
-def _scaled(width: int, height: int, short_edge: int) -> tuple[int, int]:
-    """Width and height with that shorter side, but no larger than they are."""
-    scale = min(Fraction(1), Fraction(short_edge, min(width, height)))
-    return max(1, round(width * scale)), max(1, round(height * scale))
-
-
-def _even(width: int, height: int) -> tuple[int, int]:
-    """As video encoders need it, never larger than it is, but for the smallest."""
-    return max(8, width // 2 * 2), max(8, height // 2 * 2)
 
 
 def _tiled(index: PacketIndex, fps: float | None) -> frozenset[int]:
