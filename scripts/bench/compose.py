@@ -1,14 +1,17 @@
-"""What one composed video of every kind costs at 64 frames: rendered as asked for, and made in full first.
+"""What composed videos cost: ours, rendered to a file first, by the public loaders, and by the decoder alone.
 
-    python scripts/bench/compose.py [--manifest clips.jsonl --root folder] [--repeats 5] [--json]
+    python scripts/bench/compose.py [--opponents PYTHON] [--clips FOLDER] [--heights 360 1080] [--json]
 
-`ours` is `render`: of every source it decodes what the 64 frames need, at the size they are seen. `usual` decodes every
-source from its start to the last frame that is used, at its own size, composes every frame of the video in memory, and
-then picks 64 and scales them. Both use one reader and one thread, and take turns; medians of the repeats count.
+`haystack`: a 10 s needle in the middle of 10 minutes of H.264 (a keyframe every 250 frames), 64 frames at 336x336.
+`grid`: 64 clips, 8x8, on one canvas of 336x336. CPU seconds, decoding threads included, one thread where a loader can
+be told so; ways take turns, medians of the repeats count. Files are made once and kept in `--out`.
 
-frames decoded: pictures that come out of a decoder. MB decoded: the packets fed to it. MB read: what the process asked
-the system to read, our pass over all packets included. memory: the peak above what was in use before, in a process of
-its own; Linux only. difference: mean absolute difference of the two results, in levels of 256; scaling twice blurs.
+ours: `cold` knows nothing of the files, `warm` has their packet indexes, `process` is warm, in a process that can be
+killed, `snap` may show keyframes up to 1 s away, `proxies` and `tiles` have what `vista-train proxies` made. (a) writes
+the composed video to an MP4 file (x264 veryfast) and reads 64 frames of it. (b) is the fastest of the loaders in
+opponents.py, on each source, then put together; all of them have one turn, those that come out fastest have the rest.
+Without `--opponents` they are those that this interpreter has. (c) decodes from keyframe to target, as ours does, and
+does nothing with the pictures. cores: as many as a GPU needs that takes 3 samples a second.
 """
 
 from __future__ import annotations
@@ -16,296 +19,359 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
-from bisect import bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
-import numpy as np
 import torch
-from av.video.reformatter import Interpolation
+from av.video.frame import PictureType
+from decode import limit
+from videos import encoded, looped
 
-from vista_train.augment import REGISTRY, Augment, CannotComposeError, Cast
-from vista_train.data.sources import ClipSource
-from vista_train.types import Sample
-from vista_train.video.composition import Video
-from vista_train.video.decode.source import Source, opened
-from vista_train.video.geometry import Box
+from vista_train.data.proxies import make_proxies
+from vista_train.data.sources import clip_of
+from vista_train.video.composition import Concat, Grid, Video
+from vista_train.video.decode import MediaError, Wanted
+from vista_train.video.decode.sizes import Sizes
+from vista_train.video.decode.source import opened, read_index
 from vista_train.video.media import Media
 from vista_train.video.render import render_view, requests
+from vista_train.video.renditions import PROXY, Renditions
 from vista_train.video.sampling import View
 
-VIEW = View(frames=64, width=336, height=336)
 SCRIPTS = Path(__file__).parents[1]
-WORLD = {"sources": 9, "clips-per-source": 8, "width": 480, "height": 360, "fps": 24}
-NUM_LONG = 3
-"""So many sources are joined to one long file each, the hosts."""
-FIGURES = ("frames_decoded", "mb_decoded", "mb_read", "ms", "cpu_ms")
+FPS, PIECE_SECONDS, NEEDLE_SECONDS = 30, 25, 10
+SAMPLES_PER_SECOND = 3
+CELL_SIZE, CELL_SECONDS = (240, 135), (2.14, 6.0)
+"""A grid's clips last at least and at most so long: 64 frames of 30 a second, and little more than is shown."""
+Way = Callable[[], float]
+"""Makes the sample once; the CPU seconds that it took."""
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--manifest", type=Path, help="clips to compose, instead of a rendered world")
-    parser.add_argument(
-        "--root", type=Path, help="the folder that the manifest's paths are relative to (default: its own)"
-    )
-    parser.add_argument("--out", type=Path, default=Path("out/bench_clips"), help="where the world is made, and kept")
+    parser.add_argument("--opponents", default=sys.executable, help="an interpreter that has public loaders")
+    parser.add_argument("--loaders", nargs="+", help="of them, these alone, by their names in the table")
+    parser.add_argument("--once", nargs="+", default=[], help="ways of ours that have one turn, such as cold snap")
+    parser.add_argument("--finalists", type=int, default=2, help="loaders that have more than one turn")
+    parser.add_argument("--clips", type=Path, help="a folder of short clips for the grid, instead of rendered ones")
+    parser.add_argument("--heights", type=int, nargs="*", default=[360, 1080])
+    parser.add_argument("--seconds", type=int, default=600, help="of the haystack")
+    parser.add_argument("--grid", type=int, default=8, help="rows and columns of the grid; 0 for none")
+    parser.add_argument("--frames", type=int, default=64)
+    parser.add_argument("--size", type=int, default=336, help="side of the canvas in pixels")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--seed", type=int, default=0, help="decides clips and parameters")
+    parser.add_argument("--renders", type=int, default=5, help="repeats of (a), which takes minutes at 1080p")
+    parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "vista_train_bench")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
-    parser.add_argument("--memory-of", nargs=2, metavar=("KIND", "WAY"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    manifest = args.manifest or make_world(args.out)
-    root = args.root or manifest.parent
-    source = ClipSource(manifest, root, cache=args.out / "cache")
-    if args.memory_of:
-        kind, way = args.memory_of
-        print(peak_mb(WAYS[way], compose(kind, source, args.seed).video, root))
-        return
-    again = [sys.executable, __file__, f"--manifest={manifest}", f"--root={root}", f"--out={args.out}"]
-    again += [f"--seed={args.seed}", "--memory-of"]
-    figures = measure(source, root, args.seed, args.repeats, again)
-    print_table(figures)
+    view = View(frames=args.frames, width=args.size, height=args.size)
+    worker = Worker(args.opponents, args.loaders)
+    try:
+        cases = {f"haystack {height}p": haystack(args.out, height, args.seconds, view) for height in args.heights}
+        if args.grid:
+            cases[f"grid {args.grid}x{args.grid}"] = grid(args.out, args.clips, args.grid, view)
+        figures = {}
+        for name, case in cases.items():
+            figures[name] = measure(case, worker, args.repeats, args.renders, args.finalists, args.once)
+            print_table(name, figures[name], worker)
+    finally:
+        worker.close()
     if args.json:
-        print(json.dumps(figures))
+        print(json.dumps({"repeats": args.repeats, "loaders": worker.loaders, "cases": figures}))
 
 
-def make_world(folder: Path) -> Path:
-    """A world of larger clips and a few long files, made once; the path of the manifest."""
-    options = [f"--{name}={value}" for name, value in WORLD.items()]
-    subprocess.run([sys.executable, str(SCRIPTS / "make_clips.py"), f"--out={folder}", *options], check=True)
-    lines = [json.loads(line) for line in (folder / "clips.jsonl").read_text(encoding="utf-8").splitlines()]
-    for name in sorted({line["source"] for line in lines})[:NUM_LONG]:
-        parts = [line for line in lines if line["source"] == name]
-        path = folder / f"long_{name}.mp4"
-        if not path.exists():
-            join([folder / line["video"] for line in parts], path)
-        facts = {key: parts[0][key] for key in ("width", "height", "fps")}
-        lines.append({"video": path.name, "caption": f"All of {name}.", "source": path.stem, **facts})
-    manifest = folder / "with_long.jsonl"
-    manifest.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return manifest
+@dataclass(frozen=True)
+class Case:
+    """A composed video and its files; `proxies`: where their smaller versions are."""
+
+    root: Path
+    video: Video
+    view: View
+    proxies: Path
+    small: str
+    """What the smaller versions are called: proxies or tiles."""
+
+    @property
+    def times(self) -> tuple[Fraction, ...]:
+        return self.view.times(self.video.duration, self.video.frame_measure)
+
+    def ours(self, **options: Any) -> Way:
+        """Our own way with media of these options; made ready by one turn that nobody counts."""
+        media = Media(self.root, **options)
+
+        def way() -> float:
+            since = cpu_seconds()
+            render_view(self.video, self.times, self.view, media)
+            return cpu_seconds() - since
+
+        return way
+
+    def parts(self, renditions: Renditions | None = None) -> list[dict[str, Any]]:
+        """What opponents.py is to make: the frames of each file, and where they go."""
+        parts: dict[tuple[str, Any], dict[str, Any]] = {}
+        for request in requests(self.video, self.times, self.view.canvas_of(self.video), self.view.paint):
+            place, clip = request.place, request.clip
+            path = renditions.place(clip.path, PROXY) if renditions else self.root / clip.path
+            box = (place.left, place.top, place.width, place.height)
+            part = parts.setdefault((str(path), box), {"path": str(path), "indices": [], "frames": [], "box": box})
+            part["indices"].append(int(request.time * clip.fps))
+            part["frames"].append(request.frame)
+        return list(parts.values())
+
+    def limits(self) -> Way:
+        """(c): decoding alone; what is known of the packets is given."""
+        asked: dict[str, list[Wanted]] = defaultdict(list)
+        for request in requests(self.video, self.times, self.view.canvas_of(self.video), self.view.paint):
+            asked[request.clip.path].append(Wanted(request.time, 1, 1))
+        work = []
+        for path, wanted in asked.items():
+            with opened(self.root / path) as source:
+                index = read_index(source)
+            work.append((self.root / path, index, list(index.ranks(wanted))))
+
+        def way() -> float:
+            since = cpu_seconds()
+            for path, index, ranks in work:
+                limit(path, index, ranks)
+            return cpu_seconds() - since
+
+        return way
+
+    def rendered(self) -> Way:
+        """(a): every frame written to a file, then ours from that."""
+
+        def way() -> float:
+            with tempfile.TemporaryDirectory(dir=self.root) as folder:
+                since = cpu_seconds()
+                write_whole(self.video, self.root, Path(folder, "whole.mp4"))
+                whole = clip_of(Media(folder, isolate="inline"), "whole.mp4")
+                times = self.view.times(whole.duration, whole.frame_measure)
+                render_view(whole, times, self.view, Media(folder, isolate="inline"))
+                return cpu_seconds() - since
+
+        return way
 
 
-def join(paths: Sequence[Path], joined: Path) -> None:
-    """Files of one encoder and one size put one behind the other, packet by packet."""
-    unfinished = joined.with_suffix(".part")
-    with av.open(str(unfinished), "w", format="mp4") as output:
-        stream, offset = None, 0
-        for path in paths:
-            with av.open(str(path)) as part:
-                video = part.streams.video[0]
-                stream = stream or output.add_stream_from_template(video)
-                for packet in part.demux(video):
-                    if packet.size:
-                        packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
-                        packet.stream = stream
-                        output.mux(packet)
-                offset += video.duration
-    unfinished.rename(joined)
+def haystack(folder: Path, height: int, seconds: int, view: View) -> Case:
+    """A needle in the middle of a long file."""
+    width = height * 16 // 9 // 2 * 2
+    piece = encoded(folder, width, height, FPS, min(PIECE_SECONDS, seconds))
+    long = looped(piece, max(1, seconds // PIECE_SECONDS), f"haystack_{height}p_{seconds}s.mp4")
+    needle = encoded(folder, width, height, FPS, NEEDLE_SECONDS)
+    media = Media(folder, isolate="inline")
+    host, inside = clip_of(media, long.name), clip_of(media, needle.name)
+    middle = host.duration / 2
+    video = Concat((host.subclip(0, middle), inside, host.subclip(middle, host.duration)))
+    proxies = made_proxies(folder, [long.name, needle.name], Sizes(view.height))
+    return Case(folder, video, view, proxies, "proxies")
 
 
-def compose(kind: str, source: ClipSource, seed: int) -> Sample:
-    """A sample of this kind, as its defaults have it."""
-    reason = ""
-    for attempt in range(32):
-        rng = np.random.default_rng([seed, attempt])
-        augment = REGISTRY[kind]()
-        try:
-            return augment(rng, cast_of(augment, source, rng), VIEW)
-        except CannotComposeError as error:
-            reason = str(error)
-    raise CannotComposeError(f"{kind} cannot be composed of these clips: {reason}")
+def grid(folder: Path, clips: Path | None, side: int, view: View) -> Case:
+    """Many clips side by side, every one a file of its own."""
+    root = folder / ("grid_clips" if clips else "grid_rendered")
+    if not clips:
+        made = [sys.executable, SCRIPTS / "make_clips.py", "--out", root / "world", "--sources", str(side)]
+        made += ["--clips-per-source", str(side), "--width", "640", "--height", "360"]
+        subprocess.run(made, check=True, stdout=subprocess.DEVNULL)
+        clips = root / "world"
+    media, found = Media(clips, isolate="inline"), []
+    for path in sorted(clips.rglob("*")):
+        if path.suffix in (".mp4", ".mkv", ".webm") and path.is_file():
+            try:
+                seconds = float(media.probe(path.relative_to(clips).as_posix()).duration)
+            except MediaError as error:
+                print(f"left out: {error}", file=sys.stderr)
+                continue
+            if CELL_SECONDS[0] <= seconds <= (CELL_SECONDS[1] if root.name == "grid_clips" else 60):
+                found.append(path)
+    names = [f"cell_{number}{found[number % len(found)].suffix}" for number in range(side * side)]
+    root.mkdir(exist_ok=True)
+    for number, name in enumerate(names):
+        if not (root / name).exists():
+            # No two cells share a file: what is decoded once for both would not be fair.
+            shutil.copyfile(found[number % len(found)], root / name)
+    media = Media(root, isolate="inline")
+    cells = [clip_of(media, name) for name in names]
+    seconds = min(Fraction(3), *(cell.duration for cell in cells))
+    video = Grid(tuple(cell.subclip(0, seconds) for cell in cells), side, side, tuple(side * n for n in CELL_SIZE))
+    return Case(root, video, view, made_proxies(root, names, Sizes(view.height, tile_edge=48)), "tiles")
 
 
-def cast_of(augment: Augment, source: ClipSource, rng: np.random.Generator) -> Cast:
-    """One of the longest clips where a role comes first and is played by one; any of the shorter ones otherwise."""
-    by_length = sorted(range(len(source)), key=lambda number: source[number].duration)
-    longest, others = by_length[-NUM_LONG:], by_length[:-NUM_LONG] or by_length
-    cast = {}
-    for order, role in enumerate(augment.roles):
-        if role.relation == "same_source_consecutive":
-            anchor = others[int(rng.integers(len(others)))]
-            numbers = source.run(anchor, role.max_gap_seconds)[: role.count]
-        elif order == 0 and role.count == 1:
-            numbers = [longest[int(rng.integers(len(longest)))]]
-        else:
-            numbers = rng.choice(others, size=role.count, replace=role.count > len(others)).tolist()
-        cast[role.name] = tuple(source[number] for number in numbers)
-    return cast
+def made_proxies(root: Path, names: Sequence[str], sizes: Sizes) -> Path:
+    """A folder of the files' proxies, made where they are not there."""
+    out, manifest = root / "proxies", root / f"proxies_of_{len(names)}_{names[0]}.jsonl"
+    manifest.write_text("".join(json.dumps({"video": name, "caption": name}) + "\n" for name in names))
+    made = make_proxies(manifest, Media(root, makes_proxies=True), out, sizes, workers=1, cache=root / "cache")
+    print(made, file=sys.stderr, flush=True)
+    return out
 
 
-def ours(video: Video, root: Path) -> np.ndarray:
-    """The sampled frames [T, H, W, 3] on the canvas, as the library makes them."""
-    times = VIEW.times(video.duration, video.frame_measure)
-    return render_view(video, times, VIEW, Media(root, isolate="inline")).permute(0, 2, 3, 1).numpy()
+def write_whole(video: Video, root: Path, path: Path) -> None:
+    """A video of whole clips, one behind the other, decoded and encoded frame by frame."""
+    assert isinstance(video, Concat)
+    first = video.clips()[0]
+    with av.open(str(path), "w") as output:
+        stream = output.add_stream("libx264", rate=first.fps, options={"preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = *video.size, "yuv420p"
+        stream.codec_context.thread_count = 1
+        count = 0
+        for clip in video.clips():
+            with opened(root / clip.path) as source:
+                start = int(clip.start / source.time_base)
+                # From the keyframe before it, as an editor does.
+                source.container.seek(start, stream=source.stream)
+                for frame in source.frames(source.packets()):
+                    if frame.pts * source.time_base >= clip.end:
+                        break
+                    if frame.pts >= start:
+                        frame.pts, frame.time_base, frame.pict_type = count, 1 / first.fps, PictureType.NONE
+                        output.mux(stream.encode(frame))
+                        count += 1
+        output.mux(stream.encode(None))
 
 
-def usual(video: Video, root: Path) -> np.ndarray:
-    """The sampled frames [T, H, W, 3], out of a video composed in full."""
-    fps = video.clips()[0].fps
-    ticks = [Fraction(number) / fps for number in range(-(-(video.duration * fps) // 1))]
-    asked = requests(video, ticks, video.size)
-    until: dict[str, Fraction] = defaultdict(Fraction)
-    for request in asked:
-        until[request.clip.path] = max(until[request.clip.path], request.time)
-    sources = {path: decode_until(root / path, last) for path, last in until.items()}
-    composed_THWC = np.zeros((len(ticks), video.size[1], video.size[0], 3), np.uint8)
-    for request in asked:
-        times, pictures = sources[request.clip.path]
-        picture_HWC = pictures[max(0, bisect_right(times, request.time) - 1)]
-        place, window = request.place, request.window
-        scaled_HWC = scale(picture_HWC, place.width, place.height)
-        composed_THWC[request.frame, window.top : window.bottom, window.left : window.right] = scaled_HWC[
-            window.top - place.top : window.bottom - place.top, window.left - place.left : window.right - place.left
-        ]
-    place = VIEW.pixels(video.size, Box())
-    wanted = VIEW.times(video.duration, video.frame_measure)
-    out_THWC = np.zeros((len(wanted), VIEW.height, VIEW.width, 3), np.uint8)
-    for number, at in enumerate(wanted):
-        frame_HWC = scale(composed_THWC[int(at * fps)], place.width, place.height)
-        out_THWC[number, place.top : place.bottom, place.left : place.right] = frame_HWC
-    return out_THWC
+class Worker:
+    """opponents.py in an interpreter of its own."""
 
+    def __init__(self, python: str, only: Sequence[str] | None = None) -> None:
+        program = [python, str(Path(__file__).with_name("opponents.py"))]
+        self._process = subprocess.Popen(
+            program, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+        )
+        told = json.loads(self._answer())
+        self.loaders = [loader for loader in told["loaders"] if only is None or loader in only]
+        self.missing: dict[str, str] = told["missing"]
 
-def decode_until(path: Path, last: Fraction) -> tuple[list[Fraction], list[np.ndarray]]:
-    """When each frame up to `last` is shown, in seconds after the first, and the frames, uint8 [H, W, 3]."""
-    times: list[Fraction] = []
-    pictures: list[np.ndarray] = []
-    first = Fraction(0)
-    with opened(path) as source:
-        for frame in source.frames(source.packets()):
-            at = frame.pts * source.time_base
-            first = first if times else at
-            if at - first > last:
-                break
-            times.append(at - first)
-            pictures.append(np.rot90(frame.to_ndarray(format="rgb24"), round(frame.rotation / 90)))
-    return times, pictures
+    def way(self, loader: str, parts: Sequence[dict[str, Any]], case: Case) -> Way:
+        """One loader's turn; `ValueError` where it fails."""
+        request = {"loader": loader, "frames": len(case.times), "parts": parts}
+        request |= {"width": case.view.width, "height": case.view.height}
 
+        def way() -> float:
+            assert self._process.stdin is not None
+            self._process.stdin.write(json.dumps(request) + "\n")
+            self._process.stdin.flush()
+            found = json.loads(self._answer())
+            if "error" in found:
+                raise ValueError(f"{loader}: {found['error']}")
+            return float(found["cpu"])
 
-def scale(picture_HWC: np.ndarray, width: int, height: int) -> np.ndarray:
-    if picture_HWC.shape[:2] == (height, width):
-        return picture_HWC
-    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture_HWC), format="rgb24")
-    return frame.reformat(width, height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1).to_ndarray()
+        return way
 
+    def _answer(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
 
-WAYS: dict[str, Callable[[Video, Path], np.ndarray]] = {"ours": ours, "usual": usual}
-
-
-@dataclass
-class Counter:
-    """What goes into decoders and comes out of them, while it stands in for `Source.frames`."""
-
-    frames: int = 0
-    num_bytes: int = 0
-
-    def install(self) -> None:
-        original = Source.frames
-
-        def counted(source: Source, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
-            for frame in original(source, self._weighed(packets)):
-                self.frames += 1
-                yield frame
-
-        Source.frames = counted  # type: ignore[method-assign]
-
-    def _weighed(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-        for packet in packets:
-            self.num_bytes += packet.size
-            yield packet
+    def close(self) -> None:
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._process.wait()
 
 
 def measure(
-    source: ClipSource, root: Path, seed: int, repeats: int, again: Sequence[str]
-) -> dict[str, dict[str, dict[str, float]]]:
-    """For each kind: what is composed, and the figures of each way."""
-    figures: dict[str, dict[str, dict[str, float]]] = {}
-    counter = Counter()
-    counter.install()
-    for kind in REGISTRY:
-        try:
-            video = compose(kind, source, seed).video
-        except CannotComposeError as error:
-            print(f"left out: {error}", file=sys.stderr, flush=True)
-            continue
-        spent: dict[str, dict[str, list[float]]] = {way: defaultdict(list) for way in WAYS}
-        results: dict[str, np.ndarray] = {}
-        for _ in range(repeats):
-            for way, make in WAYS.items():
-                for name, value in cost(make, video, root, counter, results, way).items():
-                    spent[way][name].append(value)
-        medians = {way: {name: statistics.median(spent[way][name]) for name in FIGURES} for way in WAYS}
-        for way in WAYS:
-            done = subprocess.run([*again, kind, way], check=True, capture_output=True, text=True)
-            medians[way]["memory_mb"] = float(done.stdout.split()[-1])
-        difference = np.abs(results["ours"].astype(np.int16) - results["usual"]).mean()
-        facts = {"seconds": float(video.duration), "files": len({clip.path for clip in video.clips()})}
-        facts |= {"width": video.size[0], "height": video.size[1], "frames_shown": len(results["ours"])}
-        figures[kind] = {"composed": facts | {"difference": round(float(difference), 2)}, **medians}
-        print(f"{kind} done", file=sys.stderr, flush=True)
-    return figures
-
-
-def cost(
-    make: Callable[[Video, Path], np.ndarray],
-    video: Video,
-    root: Path,
-    counter: Counter,
-    results: dict[str, np.ndarray],
-    way: str,
-) -> dict[str, float]:
-    """Make it once; the result goes to `results`."""
-    counter.frames = counter.num_bytes = 0
-    read, cpu, wall = bytes_read(), time.process_time(), time.perf_counter()
-    results[way] = make(video, root)
-    return {
-        "ms": 1000 * (time.perf_counter() - wall),
-        "cpu_ms": 1000 * (time.process_time() - cpu),
-        "mb_read": (bytes_read() - read) / 1e6,
-        "frames_decoded": counter.frames,
-        "mb_decoded": counter.num_bytes / 1e6,
+    case: Case, worker: Worker, repeats: int, renders: int, finalists: int, once: Sequence[str] = ()
+) -> dict[str, Any]:
+    """CPU seconds of every way: of all its turns; the fastest loaders and what ours is to them."""
+    cache = {"cache": case.root / "cache"}
+    small = {"proxies": case.proxies, "isolate": "inline"} | cache
+    ways: dict[str, Way] = {
+        "ours cold": case.ours(isolate="inline"),
+        "ours warm": case.ours(isolate="inline", **cache),
+        "ours process": case.ours(**cache),
+        f"ours {case.small}": case.ours(**small),
+        "ours snap": case.ours(isolate="inline", snap_seconds=1.0, **cache),
+        "(c) decoder alone": case.limits(),
     }
+    spent: dict[str, list[float]] = {name: [] for name in ways}
+    for name, way in ways.items():
+        # Files are in the page cache from here on, indexes written, processes started.
+        first = way()
+        if name.removeprefix("ours ") in once:
+            spent[name] = [first]
+    failed: dict[str, str] = {}
+    for kind, parts in (("", case.parts()), (" on proxies", case.parts(Renditions(str(case.proxies))))):
+        tried: dict[str, float] = {}
+        for loader in worker.loaders:
+            way = worker.way(loader, parts, case)
+            try:
+                tried[loader] = way()
+            except ValueError as error:
+                failed[f"{loader}{kind}"] = str(error)
+                continue
+            spent[f"{loader}{kind}"] = [tried[loader]]
+            print(f"{loader}{kind} {tried[loader]:.2f}", file=sys.stderr, flush=True)
+        for loader in sorted(tried, key=tried.__getitem__)[:finalists]:
+            ways[f"{loader}{kind}"] = worker.way(loader, parts, case)
+            spent[f"{loader}{kind}"] = []
+    for _ in range(repeats):
+        for name, way in ways.items():
+            if name.removeprefix("ours ") not in once:
+                spent[name].append(way())
+    if isinstance(case.video, Concat):
+        spent["(a) to a file"] = [case.rendered()() for _ in range(renders)]
+    return judged(case, spent, list(ways), failed)
 
 
-def bytes_read() -> int:
-    """What this process has read so far, from the page cache or the disk."""
-    return int(Path("/proc/self/io").read_text().split("rchar:")[1].split()[0])
+def judged(case: Case, spent: Mapping[str, list[float]], finals: Sequence[str], failed: Any) -> dict[str, Any]:
+    """Medians, and the ratios that matter."""
+    median = {name: statistics.median(times) for name, times in spent.items() if times}
+    loaders = [name for name in finals if not name.startswith(("ours", "(c)"))]
+    best = min((name for name in loaders if not name.endswith("on proxies")), key=median.__getitem__)
+    small = min((name for name in loaders if name.endswith("on proxies")), key=median.__getitem__)
+    ours, smaller, alone = median["ours warm"], median[f"ours {case.small}"], median["(c) decoder alone"]
+    ratios = {
+        "(b) to ours": median[best] / ours, f"(b) to ours {case.small}": median[best] / smaller,
+        f"(b) on proxies to ours {case.small}": median[small] / smaller, "ours to (c)": ours / alone,
+    }  # fmt: skip
+    if "(a) to a file" in median:
+        ratios["(a) to ours"] = median["(a) to a file"] / ours
+    return {
+        "frames": len(case.times), "files": len({clip.path for clip in case.video.clips()}),
+        "seconds": float(case.video.duration), "cpu_seconds": median,
+        "turns": {name: len(times) for name, times in spent.items()},
+        "least": {name: min(times) for name, times in spent.items() if times},
+        "b": best, "b_on_proxies": small, "ratios": ratios, "failed": failed,
+    }  # fmt: skip
 
 
-def peak_mb(make: Callable[[Video, Path], np.ndarray], video: Video, root: Path) -> float:
-    """The most memory in use while it is made, above what was in use before."""
-    status = Path("/proc/self/status")
-    # Sets the recorded peak back to what is in use now.
-    Path("/proc/self/clear_refs").write_text("5")
-    before = int(status.read_text().split("VmHWM:")[1].split()[0])
-    make(video, root)
-    return (int(status.read_text().split("VmHWM:")[1].split()[0]) - before) / 1024
+def cpu_seconds() -> float:
+    """Of this process and of those that it has started and that still run."""
+    ticks, total = os.sysconf("SC_CLK_TCK"), time.process_time()
+    pids = [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    for pid in pids:
+        stat = Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()
+        # A worker of ours is another's: its seconds are its own to tell.
+        if "opponents.py" not in Path("/proc", pid, "cmdline").read_text():
+            total += (int(stat[11]) + int(stat[12])) / ticks
+    return total
 
 
-def print_table(figures: dict[str, dict[str, dict[str, float]]]) -> None:
-    names = (*FIGURES, "memory_mb")
-    print(f"{VIEW.frames} frames at {VIEW.width}x{VIEW.height}; {os.cpu_count()} cores, one thread used")
-    print(f"{'kind':<24}{'way':<8}" + "".join(f"{name:>16}" for name in names))
-    for kind, found in figures.items():
-        facts = found["composed"]
-        for way in WAYS:
-            print(f"{kind if way == 'ours' else '':<24}{way:<8}" + "".join(f"{found[way][n]:>16.1f}" for n in names))
-        ratios = (found["usual"][name] / max(found["ours"][name], 1e-9) for name in names)
-        print(f"{'':<24}{'ratio':<8}" + "".join(f"{ratio:>15.1f}x" for ratio in ratios))
+def print_table(name: str, found: Mapping[str, Any], worker: Worker) -> None:
+    told = f"{found['frames']} frames of {found['seconds']:.0f} s from {found['files']} files"
+    print(f"\n{name}: {told}; CPU seconds\n{'way':<36}{'median':>9}{'least':>9}{'turns':>7}{'to (b)':>9}{'cores':>8}")
+    median, best = found["cpu_seconds"], found["cpu_seconds"][found["b"]]
+    for way in sorted(median, key=median.__getitem__):
+        mark = " (b)" if way == found["b"] else ""
         print(
-            f"{'':<24}{facts['frames_shown']:.0f} frames of {facts['seconds']:.1f} s at {facts['width']:.0f}x"
-            f"{facts['height']:.0f} from {facts['files']:.0f} files; difference {facts['difference']}"
+            f"{way + mark:<36}{median[way]:>9.3f}{found['least'][way]:>9.3f}{found['turns'][way]:>7}"
+            f"{best / median[way]:>8.2f}x{SAMPLES_PER_SECOND * median[way]:>8.1f}"
         )
+    print("; ".join(f"{ratio} {value:.2f}" for ratio, value in found["ratios"].items()))
+    for loader, why in [*worker.missing.items(), *found["failed"].items()]:
+        print(f"not measured: {loader} ({why})")
+    print(end="", flush=True)
 
 
 if __name__ == "__main__":

@@ -14,13 +14,14 @@ import json
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable
 from fractions import Fraction
 from pathlib import Path
 
 import av
 import decord
 import numpy as np
+from videos import encoded
 
 from vista_train.video.decode import Wanted, probe, read
 from vista_train.video.decode.packets import PacketIndex, plan_gops
@@ -29,7 +30,6 @@ from vista_train.video.decode.source import opened, read_index
 
 WIDTH, HEIGHT, FPS, SECONDS, GOP = 854, 480, 24, 300, 250
 NUM_FRAMES, SIDE_PX = 32, 336
-SCENE_SECONDS = 60
 
 
 def main() -> None:
@@ -39,66 +39,11 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(tempfile.gettempdir()) / "vista_train_bench")
     parser.add_argument("--json", action="store_true", help="print one JSON object as the last line")
     args = parser.parse_args()
-    path = args.video or made_video(args.out)
+    path = args.video or encoded(args.out, WIDTH, HEIGHT, FPS, SECONDS, GOP)
     figures = measure(path, args.repeats)
     print_table(figures)
     if args.json:
         print(json.dumps(figures))
-
-
-def made_video(folder: Path) -> Path:
-    """A file of moving texture, x264's defaults but for the group of pictures; made once, then kept in `folder`."""
-    path = folder / f"texture_{WIDTH}x{HEIGHT}_{FPS}fps_{SECONDS}s_gop{GOP}.mp4"
-    if path.exists():
-        return path
-    folder.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    print(f"making {path} ...", flush=True)
-    with av.open(str(unfinished), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=FPS, options={"preset": "medium", "crf": "23", "bf": "3"})
-        stream.width, stream.height, stream.pix_fmt, stream.gop_size = WIDTH, HEIGHT, "yuv420p", GOP
-        for planes in moving_texture(SECONDS * FPS):
-            container.mux(stream.encode(av.VideoFrame.from_ndarray(planes, format="yuv420p")))
-        container.mux(stream.encode(None))
-    unfinished.rename(path)
-    return path
-
-
-def moving_texture(num: int) -> Iterator[np.ndarray]:
-    """Yield `num` pictures (yuv420p, uint8 [height * 3/2, width]): a panned backdrop, drifting discs, sensor noise."""
-    rng = np.random.default_rng(0)
-    noise = rng.normal(0, 2, (16, HEIGHT * 3 // 2, WIDTH)).astype(np.int16)
-    for frame in range(num):
-        scene, seconds = frame // (SCENE_SECONDS * FPS), frame / FPS
-        if frame % (SCENE_SECONDS * FPS) == 0:
-            backdrop = [_texture(rng, 2 * HEIGHT, 2 * WIDTH, 90), *(_texture(rng, HEIGHT, WIDTH, 25) for _ in "uv")]
-            discs = [(_texture(rng, 160, 160, 110), *rng.uniform(0.1, 0.9, 4)) for _ in range(5)]
-        left = int(WIDTH * (0.5 + 0.45 * np.sin(0.11 * seconds + scene)))
-        top = int(HEIGHT * (0.5 + 0.45 * np.cos(0.07 * seconds + scene)))
-        luma = backdrop[0][top : top + HEIGHT, left : left + WIDTH].copy()
-        for disc, x, y, speed, phase in discs:
-            _paste_disc(luma, disc, x + 0.3 * np.sin(speed * seconds), y + 0.3 * np.cos(speed * seconds + 6 * phase))
-        chroma = [
-            plane[top // 2 : top // 2 + HEIGHT // 2, left // 2 : left // 2 + WIDTH // 2] for plane in backdrop[1:]
-        ]
-        flat = np.concatenate([luma.ravel(), *(plane.ravel() for plane in chroma)]).reshape(-1, WIDTH)
-        yield np.clip(flat + noise[rng.integers(16)], 16, 235).astype(np.uint8)
-
-
-def _texture(rng: np.random.Generator, height: int, width: int, contrast: float) -> np.ndarray:
-    """Noise [height, width], int16 around 128, with as much of it at every scale as natural pictures have (1/f)."""
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    spectrum = np.fft.rfft2(rng.normal(size=(height, width))) / np.maximum(frequency, 1 / width) ** 1.2
-    picture = np.fft.irfft2(spectrum, (height, width))
-    return (128 + contrast / 2 * picture / picture.std()).clip(16, 235).astype(np.int16)
-
-
-def _paste_disc(luma: np.ndarray, disc: np.ndarray, x: float, y: float) -> None:
-    size = disc.shape[0]
-    left, top = int(np.clip(x, 0, 1) * (WIDTH - size)), int(np.clip(y, 0, 1) * (HEIGHT - size))
-    rows, columns = np.ogrid[:size, :size]
-    inside = (rows - size / 2) ** 2 + (columns - size / 2) ** 2 < (size / 2) ** 2
-    np.copyto(luma[top : top + size, left : left + size], disc, where=inside)
 
 
 def measure(path: Path, repeats: int) -> dict[str, object]:
@@ -112,7 +57,7 @@ def measure(path: Path, repeats: int) -> dict[str, object]:
     methods: dict[str, Callable[[], object]] = {
         "ours": lambda: dict(read(path, wanted)),
         "decord": lambda: _decord(path, ranks),
-        "limit": lambda: _limit(path, index, ranks),
+        "limit": lambda: limit(path, index, ranks),
         "sequential": lambda: _sequential(path, index, ranks),
     }
     assert all(np.array_equal(a, b) for a, b in zip(_ours(path, wanted), _sequential(path, index, ranks), strict=True))
@@ -125,7 +70,7 @@ def measure(path: Path, repeats: int) -> dict[str, object]:
     median = {name: statistics.median(seconds) for name, seconds in spent.items()}
     return {
         "video": path.name,
-        "frames_in_file": len(index.shown),
+        "frames_in_file": len(index),
         "packets_decoded": sum(run.end - run.start + 1 for run in plan_gops(index, ranks)),
         "cpu_seconds": {name: round(seconds, 4) for name, seconds in median.items()},
         "cpu_seconds_least": {name: round(min(seconds), 4) for name, seconds in spent.items()},
@@ -146,12 +91,13 @@ def _decord(path: Path, ranks: list[int]) -> np.ndarray:
     return video.get_batch(ranks).asnumpy()
 
 
-def _limit(path: Path, index: PacketIndex, ranks: list[int]) -> int:
+def limit(path: Path, index: PacketIndex, ranks: Iterable[int]) -> int:
+    """Decode from keyframe to target and convert nothing; how many frames came out."""
     count = 0
     with opened(path) as source:
-        container, stream = source
+        container, stream = source.container, source.stream
         for run in plan_gops(index, ranks):
-            container.seek(index.packets[run.start].pts or 0, stream=stream)
+            container.seek(index.stamps(run.start).pts or 0, stream=stream)
             for position, packet in enumerate(container.demux(stream), run.start):
                 stream.codec_context.skip_frame = "DEFAULT" if position in run.wanted else "NONREF"
                 count += len(stream.decode(packet))
@@ -162,7 +108,7 @@ def _limit(path: Path, index: PacketIndex, ranks: list[int]) -> int:
 
 
 def _sequential(path: Path, index: PacketIndex, ranks: list[int]) -> list[np.ndarray]:
-    left, scaler, pictures = {index.shown[rank] for rank in ranks}, Scaler(), []
+    left, scaler, pictures = {int(index.shown_F[rank]) for rank in ranks}, Scaler(), []
     with opened(path) as source:
         for frame in source.container.decode(source.stream):
             if frame.pts in left:

@@ -78,8 +78,8 @@ MUTANTS = (
     Mutant(
         "wrong_pts_rounding",
         "vista_train/video/decode/packets.py",
-        "ticks = time // self.time_base",
-        "ticks = round(time / self.time_base)",
+        "time // self.time_base, LAST_TICK",
+        "round(time / self.time_base), LAST_TICK",
         "tests/video/test_decode.py::test_frame_begins_exactly_on_its_time",
     ),
     Mutant(
@@ -92,8 +92,8 @@ MUTANTS = (
     Mutant(
         "rotation_ignored",
         "vista_train/video/decode/pyav.py",
-        "turns = round(frame.rotation / 90) % 4\n        size",
-        "turns = 0\n        size",
+        "turns = round(frame.rotation / 90) % 4\n        self",
+        "turns = 0\n        self",
         "tests/video/test_decode.py::test_pictures_are_turned_upright",
     ),
     Mutant(

@@ -15,11 +15,11 @@ MUTANTS = (
     Mutant(
         "video_swapped_under_its_question",
         "vista_train/data/dataset.py",
-        "return self._encode(composed, position, attempt, tuple(failures))",
+        "return self._encode(composed, position, attempt, tuple(failures), media.at(position))",
         "import dataclasses\n"
         "                words = dataclasses.replace(composed.sample, messages=self.sample(position).messages)\n"
         "                return self._encode(\n"
-        "                    Composed(words, self.codec.plan(words)), position, attempt, tuple(failures)\n"
+        "                    Composed(words, self.codec.plan(words)), position, attempt, tuple(failures), media\n"
         "                )",
         "tests/data/test_dataset.py::test_what_cannot_be_decoded_is_replaced_whole_inside_its_slot",
     ),

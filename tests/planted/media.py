@@ -44,8 +44,8 @@ MUTANTS = (
     Mutant(
         "pictures_of_another_time",
         "vista_train/video/media.py",
-        "                    yield which, by_wish[wanted[which]]\n",
-        "                    yield which, by_wish[once[-1]]\n",
+        "                yield which, by_wish[wanted[which]]\n",
+        "                yield which, by_wish[once[-1]]\n",
         ISOLATE + "test_pictures_and_headers_are_those_of_this_process",
     ),
     Mutant(
@@ -184,7 +184,7 @@ MUTANTS = (
     Mutant(
         "renditions_of_what_the_file_was",
         "vista_train/video/renditions.py",
-        "found if stamp is None or found.stamp == tuple(stamp) else None",
+        "found if found.stamp == tuple(stamp) else None",
         "found",
         "tests/media/test_renditions.py",
     ),
@@ -317,7 +317,7 @@ MUTANTS = (
     Mutant(
         "a_decoder_may_write_files",
         "vista_train/video/decode/confine.py",
-        "(resource.RLIMIT_FSIZE, 0), ",
+        "        (resource.RLIMIT_FSIZE, max_file_bytes),\n",
         "",
         ISOLATE + "test_a_decoder_has_nothing_that_is_secret",
     ),

@@ -183,8 +183,8 @@ MUTANTS = (
     Mutant(
         "features_in_the_order_of_shapes",
         "vista_train/models/mantis.py",
-        "for number in sorted(features)]",
-        "for number in features]",
+        "for number in sorted(found)]",
+        "for number in found]",
         "tests/models/test_families.py::test_packed_is_separate",
     ),
     Mutant(
@@ -211,8 +211,8 @@ MUTANTS = (
     Mutant(
         "one_newline_for_all_videos",
         "vista_train/models/llava_onevision.py",
-        "torch.cat([pooled_TPD.flatten(0, 1), newline_1D])",
-        "torch.cat([newline_1D, pooled_TPD.flatten(0, 1)])",
+        "torch.cat([part.flatten(0, 1), newline_1D.to(part.dtype)])",
+        "torch.cat([newline_1D.to(part.dtype), part.flatten(0, 1)])",
         "tests/models/test_transformers.py",
     ),
     Mutant(
