@@ -78,8 +78,8 @@ MUTANTS = (
     Mutant(
         "wrong_pts_rounding",
         "vista_train/video/decode/packets.py",
-        "time // self.time_base, LAST_TICK",
-        "round(time / self.time_base), LAST_TICK",
+        "ticks = time.numerator * base.denominator // (time.denominator * base.numerator)",
+        "ticks = round(time / base)",
         "tests/video/test_decode.py::test_frame_begins_exactly_on_its_time",
     ),
     Mutant(

@@ -160,24 +160,25 @@ class Media:
             # What keeps the file from being opened is told by whoever opens it.
             return
         for kind, show in ((TILES, self._tiles), (PROXY, self._proxy)):
-            found = self._renditions.get(key, kind, stamp)
+            found = self._renditions.get(key, kind, stamp) if left else None
             if found is None or not found.keeps_to(self.limits):
                 continue
-            some = {which: one for which, one in left.items() if found.suffices(one) and found.has(one)}
+            try:
+                places = found.places(left)
+            except (OSError, Anomaly):
+                continue
             # One that fails is not believed in what it has shown before.
-            if (yield from show(key, found, some)):
-                for which in some:
+            if (yield from show(key, found, {which: left[which] for which in places}, places)):
+                for which in places:
                     del left[which]
 
-    def _tiles(self, key: str, found: Rendition, wanted: Mapping[int, Wanted]) -> Shown:
-        numbers = list(wanted)
+    def _tiles(self, key: str, found: Rendition, wanted: Mapping[int, Wanted], places: Mapping[int, int]) -> Shown:
         with suppress(OSError, ValueError, Anomaly):
-            for which, picture_HWC in self._counted("tiles", found.tiles(list(wanted.values()))):
-                yield numbers[which], picture_HWC
+            yield from self._counted("tiles", found.tiles(wanted, places))
             return True
         return False
 
-    def _proxy(self, key: str, found: Rendition, wanted: Mapping[int, Wanted]) -> Shown:
+    def _proxy(self, key: str, found: Rendition, wanted: Mapping[int, Wanted], places: Mapping[int, int]) -> Shown:
         assert self._renditions is not None
         if not wanted:
             return True

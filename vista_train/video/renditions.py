@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,10 +53,17 @@ class Rendition:
         sides = zip(self.size, (wanted.width, wanted.height), self.source_size, strict=True)
         return all(side >= min(needed, source // 2 * 2) for side, needed, source in sides)
 
-    def has(self, one: Wanted) -> bool:
-        """Whether the file has a frame at that time, and this a picture of it."""
-        index = self.index
-        return one.time <= index.starts_at(-1) + index.last_seconds + OVERRUN_SECONDS and self._position(one) >= 0
+    def places(self, wanted: Mapping[int, Wanted]) -> dict[int, int]:
+        """The place (of a packet, or a tile) of each picture that is here, by its number: of those that lose nothing,
+        and that the file has."""
+        index, places = self.index, {}
+        end = index.starts_at(-1) + index.last_seconds + OVERRUN_SECONDS
+        for number, one in wanted.items():
+            if one.time <= end and self.suffices(one):
+                place = int(index.position_F[index.rank_for(one)])
+                if place >= 0:
+                    places[number] = place
+        return places
 
     def keeps_to(self, limits: Limits) -> bool:
         """Whether the file that it is made of is within the limits, as they are now."""
@@ -69,24 +76,19 @@ class Rendition:
             and self.container in limits.containers
         )
 
-    def _position(self, one: Wanted) -> int:
-        """The place of its packet, or tile; -1 where there is none."""
-        return int(self.index.position_F[self.index.rank_for(one)])
-
-    def tiles(self, wanted: Sequence[Wanted]) -> Iterator[tuple[int, np.ndarray]]:
-        """(index into `wanted`, picture_HWC uint8) of a rendition that is tiles; `ValueError` if some are not there."""
+    def tiles(self, wanted: Mapping[int, Wanted], places: Mapping[int, int]) -> Iterator[tuple[int, np.ndarray]]:
+        """(number, picture_HWC uint8) of a rendition that is tiles; `ValueError` if some are not there."""
         width, height = self.size
         if width * height > MAX_TILE_PX:
             raise ValueError(f"tiles of {width}x{height}")
         by_size: dict[tuple[int, int], list[int]] = {}
-        for which, one in enumerate(wanted):
+        for which, one in wanted.items():
             by_size.setdefault((one.width, one.height), []).append(which)
         for (out_width, out_height), members in by_size.items():
             pictures_NHWC = np.empty((len(members), height, width, 3), np.uint8)
             for number, which in enumerate(members):
-                at = self._position(wanted[which])
                 place = memoryview(pictures_NHWC[number]).cast("B")
-                if at < 0 or os.preadv(self.known.file.fileno(), [place], at * len(place)) != len(place):
+                if os.preadv(self.known.file.fileno(), [place], places[which] * len(place)) != len(place):
                     raise ValueError("a tile is missing")
             yield from zip(members, resized_alike(pictures_NHWC, out_width, out_height), strict=True)
 

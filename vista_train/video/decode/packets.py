@@ -221,7 +221,10 @@ class PacketIndex:
 
     def rank_at(self, time: Fraction) -> int:
         """The rank of the frame shown `time` seconds after the first: the last that began by then, exactly."""
-        tick = min(int(self.shown_F[self.first]) + time // self.time_base, LAST_TICK)
+        base = self.time_base
+        # `time // base`, as whole numbers: fractions take several times as long, and this is asked for every picture.
+        ticks = time.numerator * base.denominator // (time.denominator * base.numerator)
+        tick = min(int(self.shown_F[self.first]) + ticks, LAST_TICK)
         return max(bisect_right(self.shown_F, tick) - 1, self.first)
 
     def rank_for(self, one: Wanted) -> int:
