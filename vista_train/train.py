@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="profile these steps, counted from 1, the last one included, on one rank (`steps=10:15,rank=3`; default, "
         "rank 0): a trace and a table in <output>/profile",
     )
-    arguments = parser.parse_args(argv)
+    arguments = parser.parse_intermixed_args(argv)
     # From the start: a launcher that passes a signal on must not kill a rank that still loads.
     signals = StopSignal().listen()
     try:

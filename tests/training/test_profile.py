@@ -15,7 +15,7 @@ import torch
 from vista_train import train as command
 from vista_train.config import Recipe
 from vista_train.models.spans import COPY, PREFIX, SPANS, span
-from vista_train.train import train
+from vista_train.train import main, train
 from vista_train.training.profile import Profiled, table
 
 
@@ -138,3 +138,8 @@ def test_operations_are_sorted_by_the_gpus_time_where_there_is_one() -> None:
     assert [line.split()[0] for line in lines[-2:]] == ["slow_there", "slow_here"]
     on_cpu = table([entry("quick", 1e6, 0), entry("slow", 9e6, 0)], [1], 0, 10.0).splitlines()
     assert [line.split()[0] for line in on_cpu[-2:]] == ["slow", "quick"]
+
+
+def test_the_option_may_stand_before_what_is_overridden(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["nowhere.yaml", "--profile", "steps=1:2", "train.steps=2"]) == 2
+    assert "nowhere.yaml" in capsys.readouterr().err
