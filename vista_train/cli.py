@@ -116,17 +116,20 @@ def _describe_files(parser: argparse.ArgumentParser, at_a_time: str) -> None:
     parser.add_argument("--isolate", choices=ISOLATION, default="process", help="as data.isolate")
 
 
-def _proxies(arguments: argparse.Namespace) -> int:
-    media = Media(
+def _media(arguments: argparse.Namespace, makes_proxies: bool = False) -> Media:
+    return Media(
         arguments.root,
         isolate=arguments.isolate,
         allow_symlinks=arguments.allow_symlinks,
         allow_absolute=arguments.allow_absolute,
-        makes_proxies=True,
+        makes_proxies=makes_proxies,
     )
+
+
+def _proxies(arguments: argparse.Namespace) -> int:
     made = make_proxies(
         arguments.manifest,
-        media,
+        _media(arguments, makes_proxies=True),
         arguments.out,
         Sizes(arguments.short_edge, arguments.tiles, arguments.tile_fps),
         shard=shard_of(arguments.shard),
@@ -138,15 +141,9 @@ def _proxies(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    media = Media(
-        arguments.root,
-        isolate=arguments.isolate,
-        allow_symlinks=arguments.allow_symlinks,
-        allow_absolute=arguments.allow_absolute,
-    )
     outcome = check_manifest(
         arguments.manifest,
-        media,
+        _media(arguments),
         out=arguments.out,
         shard=shard_of(arguments.shard),
         workers=arguments.workers,

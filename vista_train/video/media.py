@@ -28,7 +28,7 @@ from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.packets import Anomaly
 from vista_train.video.decode.sizes import Sizes
 from vista_train.video.frames import FrameCache, Kept
-from vista_train.video.isolate import PROGRAM, Child, Children
+from vista_train.video.isolate import PROGRAM, Child, Children, IsolationError
 from vista_train.video.quarantine import COSTLY, Quarantine, is_costly
 from vista_train.video.renditions import PROXY, TILES, Rendition, Renditions
 
@@ -250,8 +250,11 @@ class Media:
         """Keep what a process has learnt of a file, if it is of the file as it is; from one that has seen other files
         it is not taken, and a fresh one is asked."""
         stamp, learnt = self.stamp(key), child.learnt
+        child.learnt = None
         if not child.is_unspoilt and self._frames is None:
-            with suppress(MediaError), self._children.fresh() as fresh:
+            learnt = None
+            # What nobody can be had to say is asked again the next time.
+            with suppress(MediaError, IsolationError), self._children.fresh() as fresh:
                 fresh.pictures(key, wanted, self._request("read"), self.limits.deadline())
                 learnt = fresh.learnt
         if learnt is not None and stamp == learnt.stamp:
