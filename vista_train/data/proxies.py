@@ -88,7 +88,9 @@ def make_proxies(
         def keep(index: int, record: dict[str, Any] | None) -> None:
             if record is not None and "failed" in record:
                 made.failed[record["failed"]] += 1
-                faults.add(json.dumps({"video": names[index].as_py(), "kind": record["failed"], **record["why"]}))
+                faults.add(
+                    json.dumps({"video": names[index].as_py(), "kind": record["failed"], "reason": record["reason"]})
+                )
             else:
                 made.files += 1
                 for name, number in (record or {}).items():
@@ -123,7 +125,7 @@ class _Maker:
                 return None
             return self._made(key, self.media.probe(key))
         except MediaError as error:
-            return {"failed": type(error).__name__, "why": {"reason": error.reason}}
+            return {"failed": type(error).__name__, "reason": error.reason}
 
     def _is_there(self, key: str, kind: str, stamp: tuple[int, int]) -> bool:
         found = self.renditions.get(key, kind, stamp)
@@ -154,9 +156,9 @@ class _Maker:
                     key, self.sizes, files[0], files[1] if len(files) > 1 else None,
                     max(LEAST_SECONDS, PATIENCE * each * num_frames),
                 )  # fmt: skip
-                for draft, file in zip(drafts, files, strict=True):
+                for kind, draft, file in zip(self.kinds, drafts, files, strict=True):
                     os.fsync(file.fileno())
-                    self._check(key, draft, kind=self.kinds[drafts.index(draft)], header=header)
+                    self._check(key, draft, kind, header)
                 written = [os.fstat(file.fileno()).st_size for file in files]
             # Where there is a proxy there are tiles.
             for draft, place in reversed(list(zip(drafts, places, strict=True))):

@@ -23,7 +23,7 @@ from vista_train.video.decode.base import KINDS, Header, Inspected, MediaError, 
 from vista_train.video.decode.child import facts
 from vista_train.video.decode.confine import Confined
 from vista_train.video.decode.door import Door
-from vista_train.video.decode.indexes import Attached, IndexFile, place_of, write
+from vista_train.video.decode.indexes import Attached, IndexFile, place_of, stamp_of, write
 from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.packets import Anomaly
 from vista_train.video.decode.sizes import Sizes
@@ -201,10 +201,11 @@ class Media:
     def _original(
         self, key: str, wanted: Sequence[Wanted], predicted_seconds: float
     ) -> Iterator[tuple[int, np.ndarray]]:
-        stamp = None if self._frames is None else self.stamp(key)
+        status = None if self._frames is None else self._status(key)
+        stamp = None if status is None else stamp_of(status)
         # Copied over, a file may keep its time of change; to the disk it is another.
-        file = (self._rules, key, stamp, self._inode(key) if stamp is not None else None)
-        kept = Kept(None if stamp is None else self._frames, file, wanted)
+        inode = None if status is None else (status.st_ino, status.st_ctime_ns)
+        kept = Kept(None if status is None else self._frames, (self._rules, key, stamp, inode), wanted)
         yield from self._counted("cache", kept.look(self._memory(self._door, key, stamp).index()))
         decoded = self._decoded(self._door, key, kept.left, predicted_seconds)
         yield from self._counted("file", kept.through(decoded))
@@ -260,25 +261,21 @@ class Media:
         if learnt is not None and stamp == learnt.stamp:
             self._keep(key, learnt.stamp, learnt.content)
 
-    def _inode(self, key: str) -> tuple[int, int] | None:
-        with suppress(MediaError), self._door.opened(key) as path:
-            status = path.stat()
-            return status.st_ino, status.st_ctime_ns
-        return None
-
     def stamp(self, key: str) -> tuple[int, int] | None:
         """Size and time of change of a file; None where it is not to be had."""
+        status = self._status(key)
+        return None if status is None else stamp_of(status)
+
+    def _status(self, key: str) -> os.stat_result | None:
         with suppress(MediaError), self._door.opened(key) as path:
-            status = path.stat()
-            return status.st_size, status.st_mtime_ns
+            return path.stat()
         return None
 
     def _inline(
         self, door: Door, key: str, wanted: Sequence[Wanted], attached: bool
     ) -> Iterator[tuple[int, np.ndarray]]:
         with door.opened(key) as path:
-            status = path.stat()
-            stamp = (status.st_size, status.st_mtime_ns)
+            stamp = stamp_of(path.stat())
             memory = Attached(path) if attached else self._memory(door, key, stamp)
             yield from decode.read(path, wanted, self.reader, self.limits, memory)
             if memory.kept is not None:
@@ -297,11 +294,9 @@ class Media:
         with self._named(key):
             if self.isolate == "inline":
                 with self._door.opened(key) as path:
-                    status = path.stat()
-                    stamp = (status.st_size, status.st_mtime_ns)
                     from vista_train.video.decode.transcode import transcode
 
-                    return transcode(path, self.limits, sizes, stamp, proxy, tiles)
+                    return transcode(path, self.limits, sizes, stamp_of(path.stat()), proxy, tiles)
             with self._children.fresh() as child:
                 request = self._request("transcode") | {"sizes": dataclasses.asdict(sizes)}
                 return child.ask(key, request, seconds, [file.fileno() for file in files])

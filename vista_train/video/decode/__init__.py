@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from vista_train.video.decode.base import (
+    FORGETFUL,
     MIN_SIDE_PX,
-    Forgetful,
     Header,
     Inspected,
     MediaCrashed,
@@ -55,7 +55,6 @@ __all__ = [
 READERS = {"pyav": "PyAVReader", "decord": "DecordReader", "torchcodec": "TorchCodecReader"}
 """Each reader's module here and its class there; a module is imported when its reader is first chosen."""
 AUTO = "pyav"
-FORGETFUL = Forgetful()
 
 
 def probe(path: Path, limits: Limits = LIMITS) -> Header:

@@ -132,6 +132,9 @@ class Forgetful:
         """It is not kept."""
 
 
+FORGETFUL = Forgetful()
+
+
 class Reader(Protocol):
     """One decoder library behind one call."""
 

@@ -31,7 +31,7 @@ from vista_train.video.decode import READERS, check_reader, inspect, probe, read
 from vista_train.video.decode.base import MediaError, MediaTooLarge, Wanted
 from vista_train.video.decode.confine import confine
 from vista_train.video.decode.door import Door
-from vista_train.video.decode.indexes import MAX_BYTES, Attached, IndexFile, place_of
+from vista_train.video.decode.indexes import MAX_BYTES, Attached, IndexFile, place_of, stamp_of
 from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.sizes import Sizes
 
@@ -209,7 +209,7 @@ def answer(
         with door.opened(request["key"]) as path:
             status = path.stat()
             tell(status.st_size)
-            stamp = (status.st_size, status.st_mtime_ns)
+            stamp = stamp_of(status)
             if request["op"] == "transcode":
                 return {"found": _transcoded(path, request, limits, stamp, handed)}
             if request["op"] != "read":

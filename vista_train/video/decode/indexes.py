@@ -53,6 +53,11 @@ def place_of(folder: str | Path, rules: str, key: str, stamp: Sequence[int]) -> 
     return Path(folder, name[:2], name)
 
 
+def stamp_of(status: os.stat_result) -> tuple[int, int]:
+    """What tells a media file from what it was: its size and time of change."""
+    return status.st_size, status.st_mtime_ns
+
+
 class IndexFile:
     """The memory of one media file (decode/base.py, Memory): its index at `path`, if there is one."""
 

@@ -22,7 +22,7 @@ import numpy as np
 from av.video.frame import PictureType, VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 
-from vista_train.video.decode.base import Forgetful, MediaUnreadable, Memory, Wanted
+from vista_train.video.decode.base import FORGETFUL, MediaUnreadable, Memory, Wanted
 from vista_train.video.decode.direct import Direct, direct
 from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.packets import Anomaly, PacketIndex, Run, Stamps, plan_gops
@@ -34,7 +34,6 @@ KNOWN_WRONG: dict[str, str] = {}
 MOST_REORDERED = 16
 """Frames that a decoder may hold back to bring them into order (H.264 and HEVC allow 16)."""
 SCALING = Interpolation.BILINEAR | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-FORGETFUL = Forgetful()
 
 
 def sparse_frames(
