@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What takes too long for every day: 10,000 samples held to their promises, 10,000 more out of a folder with bad, hanging
-# and crashing files, 20 kills survived bit by bit, and every planted bug caught.
+# and crashing files, 20 kills survived bit by bit, the slow tests, and every planted bug caught.
 # Each stage that ended well is remembered in out/test_long and not run again; `rm -r out/test_long` starts over.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
@@ -35,5 +35,6 @@ for engine in cpu_2 zero2; do
     stage "kills_$engine" python scripts/check_kills.py --engines "$engine" --kills 10 --out out/test_long/kills
 done
 stage no_hang python tests/training/random_rows.py --engines zero3 fsdp2 --steps 200
+stage slow python -m pytest -q --timeout 900 -m slow
 stage mutants python tests/mutants.py
 echo "test_long: all stages done"

@@ -22,6 +22,14 @@ os.environ["ACCELERATE_USE_CPU"] = "1"
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Refuse a pytest under which pytest-xdist deals out a group's tests one by one: each worker would launch all."""
+    grouped = [item for item in items if item.get_closest_marker("xdist_group")]
+    if getattr(config.option, "loadgroup", False) and not all("@" in item.nodeid for item in grouped):
+        raise pytest.UsageError("pytest-xdist has no say over this pytest's node ids; pip install 'pytest<9.2'")
+
+
 @pytest.fixture(autouse=True)
 def _cache_of_this_run(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """Manifests keep their sidecars in a folder of the test run, never in the user's own."""

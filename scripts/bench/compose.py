@@ -3,8 +3,9 @@
     python scripts/bench/compose.py [--opponents PYTHON] [--clips FOLDER] [--heights 360 1080] [--json]
 
 `haystack`: a 10 s needle in the middle of 10 minutes of H.264 (a keyframe every 250 frames), 64 frames at 336x336.
-`grid`: 64 clips, 8x8, on one canvas of 336x336. CPU seconds, decoding threads included, one thread where a loader can
-be told so; ways take turns, medians of the repeats count. Files are made once and kept in `--out`.
+`grid`: 64 clips, 8x8, on one canvas of 336x336; they are put into MP4 files, as most public sets are. CPU seconds,
+decoding threads included, one thread where a loader can be told so; ways take turns, medians of the repeats count.
+Files are made once and kept in `--out`.
 
 ours: `cold` knows nothing of the files, `warm` has their packet indexes, `process` is warm, in a process that can be
 killed, `snap` may show keyframes up to 1 s away, `proxies` and `tiles` have what `vista-train proxies` made. (a) writes
@@ -19,7 +20,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import shutil
 import statistics
 import subprocess
 import sys
@@ -36,7 +36,7 @@ import av
 import torch
 from av.video.frame import PictureType
 from decode import limit
-from videos import encoded, looped
+from videos import encoded, join, looped
 
 from vista_train.data.proxies import make_proxies
 from vista_train.data.sources import clip_of
@@ -196,12 +196,12 @@ def grid(folder: Path, clips: Path | None, side: int, view: View) -> Case:
                 continue
             if CELL_SECONDS[0] <= seconds <= (CELL_SECONDS[1] if root.name == "grid_clips" else 60):
                 found.append(path)
-    names = [f"cell_{number}{found[number % len(found)].suffix}" for number in range(side * side)]
+    names = [f"cell_{number}.mp4" for number in range(side * side)]
     root.mkdir(exist_ok=True)
     for number, name in enumerate(names):
         if not (root / name).exists():
             # No two cells share a file: what is decoded once for both would not be fair.
-            shutil.copyfile(found[number % len(found)], root / name)
+            join([found[number % len(found)]], root / name)
     media = Media(root, isolate="inline")
     cells = [clip_of(media, name) for name in names]
     seconds = min(Fraction(3), *(cell.duration for cell in cells))

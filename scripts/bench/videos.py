@@ -49,10 +49,11 @@ def join(paths: Sequence[Path], joined: Path) -> None:
                 stream = stream or output.add_stream_from_template(video)
                 for packet in part.demux(video):
                     if packet.size:
-                        packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
+                        if offset:
+                            packet.pts, packet.dts = packet.pts + offset, packet.dts + offset
                         packet.stream = stream
                         output.mux(packet)
-                offset += video.duration
+                offset += video.duration or 0
     unfinished.rename(joined)
 
 

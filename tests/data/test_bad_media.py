@@ -9,11 +9,11 @@ import pytest
 
 from tests.data.bad_media import COSTLY, DAMAGE, WORKERS, broken, dataset_of, grown, run, spoil
 
-SAMPLES = 500
+SAMPLES = 400
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-def test_500_samples_from_a_folder_with_bad_files(make_clips: ModuleType, tmp_path: Path) -> None:
+def test_400_samples_from_a_folder_with_bad_files(make_clips: ModuleType, tmp_path: Path) -> None:
     """The 10,000 of scripts/test_long.sh in short; what is slow is not judged here."""
     make_clips.make_world(tmp_path / "clips", make_clips.World(sources=20, clips_per_source=8))
     harm = spoil(tmp_path / "clips", tmp_path / "spoilt")

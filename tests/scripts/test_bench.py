@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 REPO = Path(__file__).parents[2]
 
 
@@ -30,6 +32,7 @@ def figures(name: str, *options: object) -> Any:
 SMALL = ("--frames", 4, "--size", 56, "--repeats", 1)
 
 
+@pytest.mark.slow
 def test_every_way_to_compose_runs_in_small(tmp_path: Path) -> None:
     found = figures(
         "compose", *SMALL, "--heights", 90, "--seconds", 25, "--grid", 2, "--renders", 1, "--finalists", 1,
@@ -45,6 +48,7 @@ def test_every_way_to_compose_runs_in_small(tmp_path: Path) -> None:
     assert haystack["turns"]["(a) to a file"] == 1
 
 
+@pytest.mark.slow
 def test_growth_is_measured_with_and_without_a_table(tmp_path: Path) -> None:
     found = figures("growth", *SMALL, "--minutes", 1.25, "--height", 90, "--matroska", "--out", tmp_path)
     assert [(row["minutes"], row["kind"], row["packets"]) for row in found["figures"]] == [
@@ -84,6 +88,7 @@ def test_dealing_is_more_even_than_packing_and_never_beats_the_bound() -> None:
     assert all(max(row["best_fit"], row["next_fit"]) < row["ours"] <= row["bound"] for row in found)
 
 
+@pytest.mark.slow
 def test_every_attention_agrees_with_the_dense_mask() -> None:
     found = figures("attention", "--rows", "3x20", "30,9,1", "--repeats", 1)["figures"]
     assert [row["row"] for row in found] == ["3x20", "30,9,1"]
@@ -95,6 +100,7 @@ def test_every_attention_agrees_with_the_dense_mask() -> None:
             assert way["memory_mb"] >= 0
 
 
+@pytest.mark.slow
 def test_every_loss_agrees_with_full_logits() -> None:
     sizes = ("--tokens", 200, "--width", 32, "--vocab", 100)
     found = figures("loss", *sizes, "--repeats", 1)["figures"]
@@ -107,6 +113,7 @@ def test_every_loss_agrees_with_full_logits() -> None:
         assert way["gradient_error"] < 2e-2, name
 
 
+@pytest.mark.slow
 def test_every_phase_of_the_gpu_bench_runs_in_small(world: Path, tmp_path: Path) -> None:
     found = figures(
         "gpu", "--tiny", "--root", world, "--out", tmp_path, "--steps", 3, "--batch", 2, "--workers", 0

@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 REPO = Path(__file__).parents[2]
 
@@ -31,15 +32,18 @@ def environment(**more: str) -> dict[str, str]:
     return {**own, **fixed, **more}
 
 
-def launch(launched: Sequence[str], variables: Mapping[str, str], seconds: float = 240) -> str:
+def launch(launched: Sequence[str], variables: Mapping[str, str], seconds: float = 500) -> str:
     """Run a launch to its end; its output, or a failed assertion that shows it."""
-    done = subprocess.run(
-        launched, env=dict(variables), capture_output=True, text=True, timeout=seconds, check=False, cwd=REPO
-    )
-    told = done.stdout + done.stderr
-    of_ranks = [line for line in told.splitlines() if line.startswith(("[rank", "vista_train:"))]
-    assert done.returncode == 0, "\n".join(of_ranks or told.splitlines())[-6000:]
-    return told
+    with TemporaryDirectory() as folder, running(launched, variables, Path(folder, "told")) as process:
+        told = Path(folder, "told")
+        try:
+            code: int | None = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            code = None
+        lines = told.read_text(errors="replace").splitlines()
+        of_ranks = [line for line in lines if line.startswith(("[rank", "vista_train:"))]
+        assert code == 0, f"{'still running' if code is None else code}\n" + "\n".join(of_ranks or lines)[-6000:]
+        return "\n".join(lines)
 
 
 @contextlib.contextmanager

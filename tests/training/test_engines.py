@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.training.engine_ranks import ADAPTED, cut_back, trajectory
+from tests.training.engine_ranks import ADAPTED, UNLABELLED, cut_back, trajectory
 from tests.training.launching import REPO, command, environment, launch
 from vista_train.config import parse_recipe
 from vista_train.merge import merge
@@ -19,7 +19,7 @@ from vista_train.train import train
 from vista_train.training import checkpoint
 from vista_train.training.pieces import MASTER, Pieces
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("engines")]
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("launches")]
 SCRIPT = Path(__file__).with_name("engine_ranks.py")
 TOLERANCE = 1e-5
 ENGINES = {
@@ -30,6 +30,8 @@ ENGINES = {
     "zero3_hpz": "ZeRO-3",
     "fsdp2": "FSDP2",
 }
+CASES = [pytest.param(name, marks=pytest.mark.slow) if name in ("zero1", "zero3_hpz") else name for name in ENGINES]
+"""Two that differ little from those beside them are left to the long tests."""
 ROUNDED = ("zero3_bf16", "fsdp2_bf16")
 NOT_HERE = pytest.param(
     "zero3_offload", marks=pytest.mark.skip("DeepSpeed compiles its CPU optimizer for minutes; run it by hand")
@@ -59,8 +61,11 @@ class Launches:
 
     def of(self, engine: str) -> dict[str, Any]:
         """The cases of an engine, launched when they are first asked for."""
-        out = self.folder / f"{engine}.json"
+        out, begun = self.folder / f"{engine}.json", self.folder / f"{engine}.begun"
         if not out.exists():
+            # What failed once is told once: a second launch would trip over what the first has left.
+            assert not begun.exists(), f"the launch of {engine} has failed before"
+            begun.touch()
             runs = [self.recipe(engine), {**self.recipe(f"{engine}_again"), "cut_from": [str(self.folder / engine), 2]},
                     {**self.recipe(f"one_then_{engine}"), "cut_from": [str(self.folder / "one"), 2]}]  # fmt: skip
             adapted = {**self.recipe(f"{engine}_lora"), "seed": 4}
@@ -116,7 +121,7 @@ def alone() -> dict[str, Any]:
     }
 
 
-PLAIN = {"spared": "micro_3", "spared_lora": "lora"}
+PLAIN = {"spared": "micro_1", "spared_lora": "lora"}
 """What is spared in these cases changes nothing: their steps are those of another."""
 
 
@@ -128,7 +133,7 @@ def assert_close(found: list[Any], expected: list[Any]) -> None:
 
 
 @pytest.mark.parametrize("case", ["micro_1", "micro_3", "frozen", "lora", "spared", "spared_lora"])
-@pytest.mark.parametrize("engine", [*ENGINES, NOT_HERE])
+@pytest.mark.parametrize("engine", [*CASES, NOT_HERE])
 def test_every_engine_takes_the_step_that_one_process_takes(
     launches: Launches, alone: dict[str, Any], engine: str, case: str
 ) -> None:
@@ -137,10 +142,10 @@ def test_every_engine_takes_the_step_that_one_process_takes(
     assert_close(found["steps"], alone[PLAIN.get(case, case)]["steps"])
     # Clipping was at work, and the step without labels did nothing.
     assert min(norm for _, norm in found["steps"] if norm) > 1.0
-    assert found["steps"][3] == [0.0, 0.0]
+    assert found["steps"][UNLABELLED] == [0.0, 0.0]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", CASES)
 def test_every_engine_resumes_bit_by_bit(launches: Launches, engine: str) -> None:
     launches.of(engine)
     assert launches.log(f"{engine}_again") == launches.log(engine)
@@ -149,7 +154,7 @@ def test_every_engine_resumes_bit_by_bit(launches: Launches, engine: str) -> Non
     assert_close(launches.log(engine), launches.log("one"))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", CASES)
 def test_every_engine_goes_on_from_another_and_another_from_it(launches: Launches, engine: str) -> None:
     """In a world of another size, too: one process's run goes on in two, and theirs in one."""
     launches.of(engine)
@@ -164,7 +169,7 @@ def test_every_engine_goes_on_from_another_and_another_from_it(launches: Launche
     assert states == [2, 1, 2]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", CASES)
 def test_every_engine_s_adapters_go_on_in_one_process(launches: Launches, engine: str) -> None:
     launches.of(engine)
     recipes = json.loads((launches.folder / f"{engine}_asked.json").read_text())["recipes"]
@@ -209,7 +214,7 @@ def test_rounded_weights_are_exported_exactly(launches: Launches) -> None:
         assert torch.equal(rounded[name].flatten(), weight.bfloat16())
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("engine", CASES)
 def test_every_rank_writes_its_share_and_no_more(launches: Launches, engine: str) -> None:
     launches.of(engine)
     files = sorted((launches.folder / engine / "step-000004" / "training").glob("optimizer-*"))

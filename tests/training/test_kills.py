@@ -33,7 +33,7 @@ from tests.training.launching import (
 from tests.training.test_engines import recipe_data
 from vista_train.training import checkpoint
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("kills")]
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("launches")]
 SCRIPT = Path(__file__).with_name("harmed_ranks.py")
 STEPS = 16
 

@@ -24,7 +24,7 @@ from vista_train.config import parse_recipe
 from vista_train.train import train
 from vista_train.training import checkpoint
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("machines")]
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("launches")]
 STEPS = 16
 TOLERANCE = 1e-5
 ADDRESSES = ("127.0.0.1", "127.0.0.2")

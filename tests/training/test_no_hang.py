@@ -18,11 +18,9 @@ from tests.training.random_rows import (
     unlike,
 )
 
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("no_hang")]
-STEPS = {
-    "zero3": {"tiny": 16, "mantis": 10, "video_llava": 10, "llava_onevision": 5, "qwen2_5_vl": 5},
-    "fsdp2": dict.fromkeys(FAMILIES, 6),
-}
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("launches")]
+STEPS = {"zero3": {"tiny": 8, "mantis": 5, "qwen2_5_vl": 5}, "fsdp2": dict.fromkeys(FAMILIES, 3)}
+"""scripts/test_long.sh has 200 of each family."""
 LIMIT_SECONDS = 60
 """A step takes less than one."""
 
@@ -36,10 +34,10 @@ def folder(make_checkpoint: ModuleType, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture(scope="module")
 def alone(folder: Path) -> dict[str, list[tuple[float, float]]]:
-    return {kind: trajectory(kind, folder, max(steps[kind] for steps in STEPS.values())) for kind in FAMILIES}
+    return {kind: trajectory(kind, folder, max(steps.get(kind, 0) for steps in STEPS.values())) for kind in FAMILIES}
 
 
-@pytest.mark.parametrize("kind", FAMILIES)
+@pytest.mark.parametrize("kind", STEPS["zero3"])
 def test_ranks_draw_unlike_rows(folder: Path, kind: str) -> None:
     """Else the others would show nothing."""
     counts = unlike(kind, folder, STEPS["zero3"][kind])
@@ -50,7 +48,6 @@ def test_ranks_draw_unlike_rows(folder: Path, kind: str) -> None:
     assert (counts["mlp_tiles"] > 0) == ("tiled_mlp" in WAYS[kind])
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("engine", STEPS)
 def test_no_step_hangs_and_each_is_that_of_one_process(
     folder: Path, alone: dict[str, list[tuple[float, float]]], engine: str

@@ -87,7 +87,7 @@ def test_alone_a_rank_hears_itself(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.distributed
-@pytest.mark.xdist_group("ranks")
+@pytest.mark.xdist_group("launches")
 def test_two_processes_hear_each_other_in_rank_order(found: dict[str, Any]) -> None:
     assert found["world"] == [0, 2]
     assert found["gathered"] == [{"rank": 0}, {"rank": 1}]
@@ -97,7 +97,7 @@ def test_two_processes_hear_each_other_in_rank_order(found: dict[str, Any]) -> N
 
 
 @pytest.mark.distributed
-@pytest.mark.xdist_group("ranks")
+@pytest.mark.xdist_group("launches")
 def test_one_that_is_gone_is_told_in_a_sentence(found: dict[str, Any]) -> None:
     told, cause = found["lost"]
     assert told.startswith("another process of the run is gone or does not answer (")

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +12,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training.launching import command, environment, launch
 from vista_train.config import parse_recipe
 from vista_train.train import train
 from vista_train.training import checkpoint
 
-# The runs are made once, so one worker must take all tests that look at them.
-pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("two_processes")]
+pytestmark = [pytest.mark.distributed, pytest.mark.xdist_group("launches")]
 SCRIPT = Path(__file__).with_name("two_ranks.py")
 TOLERANCE = 1e-5
 
@@ -42,24 +39,6 @@ def recipe_data(world: Path, folder: Path, output: str, **train: Any) -> dict[st
         "augment": {"temporal_needle": {}, "spatio_temporal_needle": {}, "video_grid": {"rows": 2, "columns": 2}},
         "train": {"steps": 6, "batch_samples": 6, "workers": 0, "save_every": 3, "lr": 1e-3, **train},
     }
-
-
-def launch(script: Path, argument: Path, processes: int = 2) -> None:
-    """Start several processes that talk over gloo; on a CPU this needs the variable, and --multi_gpu."""
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_machines", "1"]
-    options = ["--num_processes", str(processes), "--mixed_precision", "no", "--dynamo_backend", "no"]
-    port = ["--main_process_port", "0"]
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "1", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    environment["PYTHONPATH"] = str(Path(__file__).parents[2])
-    done = subprocess.run(
-        [*launcher, *options, *port, str(script), str(argument)],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
 
 
 @dataclass(frozen=True)
@@ -101,12 +80,12 @@ def runs(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
         data("two_workers", workers=2),
     ]
     (folder / "recipes.json").write_text(json.dumps(recipes))
-    launch(SCRIPT, folder / "recipes.json")
+    launch(command(SCRIPT, folder / "recipes.json"), environment(ACCELERATE_USE_CPU="1"))
     cut_back(folder, "two", "two_then_one")
     cut_back(folder, "two", "two_again")
     train(parse_recipe(data("two_then_one")))
     (folder / "recipes.json").write_text(json.dumps([data("two_again")]))
-    launch(SCRIPT, folder / "recipes.json")
+    launch(command(SCRIPT, folder / "recipes.json"), environment(ACCELERATE_USE_CPU="1"))
     return Runs(folder)
 
 

@@ -144,7 +144,7 @@ class Media:
         self, key: str, wanted: Sequence[Wanted], predicted_seconds: float
     ) -> Iterator[tuple[int, np.ndarray]]:
         left = dict(enumerate(wanted))
-        for which in [which for which, one in left.items() if (key, one) in self._held]:
+        for which in [which for which, one in left.items() if self._held and (key, one) in self._held]:
             self.drawn["shared"] += 1
             yield which, self._held[key, left.pop(which)]
         yield from self._renditions_of(key, left)

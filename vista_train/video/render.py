@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -20,8 +21,7 @@ from vista_train.video.sampling import View
 from vista_train.video.scaling import resized
 
 
-@dataclass(frozen=True)
-class Request:
+class Request(NamedTuple):
     """One picture of one clip: what to decode, and where on which frame of the result it goes."""
 
     clip: Clip
@@ -52,7 +52,8 @@ def render(
     """
     if not isinstance(media, Media):
         media = Media(media, isolate="inline")
-    canvas_THWC = np.zeros((len(times), size[1], size[0], 3), np.uint8)
+    frames_TCHW = np.zeros((len(times), 3, size[1], size[0]), np.uint8)
+    canvas_THWC = frames_TCHW.transpose(0, 2, 3, 1)
     by_file: dict[str, list[Request]] = defaultdict(list)
     for request in requests(video, times, size, fit):
         by_file[request.clip.path].append(request)
@@ -60,7 +61,7 @@ def render(
     for path, wanted in by_file.items():
         for request, picture_HWC in _pictures(path, wanted, media):
             _paint(canvas_THWC[request.frame], picture_HWC, request)
-    return torch.from_numpy(np.ascontiguousarray(canvas_THWC.transpose(0, 3, 1, 2)))
+    return torch.from_numpy(frames_TCHW)
 
 
 def render_view(video: Video, times: Sequence[Fraction], view: View, media: Media | str | Path = ".") -> torch.Tensor:
@@ -113,8 +114,9 @@ class _Slot:
             case Clip():
                 place = self.rect.pixels()
                 window = self.window & place
-                for frame, time in shown:
-                    yield Request(video, video.start + time, frame, place, window, self.holes)
+                if not window.empty:
+                    for frame, time in shown:
+                        yield Request(video, video.start + time, frame, place, window, self.holes)
             case Concat():
                 for part, span in zip(video.parts, video.spans(), strict=True):
                     inside = [(frame, time - span.start) for frame, time in shown if time in span]
@@ -139,7 +141,7 @@ class _Slot:
 
 def _hidden(request: Request) -> bool:
     window = request.window
-    return window.empty or any(hole & window == window for hole in request.holes)
+    return any(hole & window == window for hole in request.holes)
 
 
 def _pictures(path: str, wanted: list[Request], media: Media) -> Iterator[tuple[Request, np.ndarray]]:
@@ -179,6 +181,9 @@ def _from_memory(request: Request, width: int, height: int) -> np.ndarray:
 def _paint(frame_HWC: np.ndarray, picture_HWC: np.ndarray, request: Request) -> None:
     """Paste a picture into its window, leaving the holes as they are."""
     window, place = request.window, request.place
+    if window == place and not request.holes:
+        _area(frame_HWC, window)[...] = picture_HWC
+        return
     hidden = [hole & window for hole in request.holes]
     saved = [(area, _area(frame_HWC, area).copy()) for area in hidden if not area.empty]
     top, left = window.top - place.top, window.left - place.left

@@ -56,14 +56,14 @@ class Rendition:
     def places(self, wanted: Mapping[int, Wanted]) -> dict[int, int]:
         """The place (of a packet, or a tile) of each picture that is here, by its number: of those that lose nothing,
         and that the file has."""
-        index, places = self.index, {}
+        index = self.index
         end = index.starts_at(-1) + index.last_seconds + OVERRUN_SECONDS
-        for number, one in wanted.items():
-            if one.time <= end and self.suffices(one):
-                place = int(index.position_F[index.rank_for(one)])
-                if place >= 0:
-                    places[number] = place
-        return places
+        sizes = {(one.width, one.height): one for one in wanted.values()}
+        fit = {size for size, one in sizes.items() if self.suffices(one)}
+        here = [number for number, one in wanted.items() if (one.width, one.height) in fit and one.time <= end]
+        ranks = [index.rank_for(wanted[number]) for number in here]
+        places = (int(index.position_F[rank]) for rank in ranks)
+        return {number: place for number, place in zip(here, places, strict=True) if place >= 0}
 
     def keeps_to(self, limits: Limits) -> bool:
         """Whether the file that it is made of is within the limits, as they are now."""
@@ -85,12 +85,17 @@ class Rendition:
         for which, one in wanted.items():
             by_size.setdefault((one.width, one.height), []).append(which)
         for (out_width, out_height), members in by_size.items():
-            pictures_NHWC = np.empty((len(members), height, width, 3), np.uint8)
-            for number, which in enumerate(members):
-                place = memoryview(pictures_NHWC[number]).cast("B")
-                if os.preadv(self.known.file.fileno(), [place], places[which] * len(place)) != len(place):
+            once = sorted({places[which] for which in members})
+            pictures_NHWC = np.empty((len(once), height, width, 3), np.uint8)
+            for first, last in _runs(once):
+                tiles = pictures_NHWC[first:last].data.cast("B")
+                start = once[first] * width * height * 3
+                if os.preadv(self.known.file.fileno(), [tiles], start) != len(tiles):
                     raise ValueError("a tile is missing")
-            yield from zip(members, resized_alike(pictures_NHWC, out_width, out_height), strict=True)
+            pictures_NHWC = resized_alike(pictures_NHWC, out_width, out_height)
+            at = {place: number for number, place in enumerate(once)}
+            for which in members:
+                yield which, pictures_NHWC[at[places[which]]]
 
 
 @dataclass(frozen=True)
@@ -127,6 +132,12 @@ def rendition(path: Path) -> Rendition:
         return Rendition(known, size, source_size, about["sizes"], stamp, str(about["container"]))
     except (KeyError, TypeError) as error:
         raise ValueError(f"no rendition ({type(error).__name__})") from error
+
+
+def _runs(numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Where in ascending numbers those that follow each other without a gap start and end."""
+    starts = [at for at in range(len(numbers)) if at == 0 or numbers[at] != numbers[at - 1] + 1]
+    return zip(starts, [*starts[1:], len(numbers)], strict=True)
 
 
 def _pair(pair: Any) -> tuple[int, int]:

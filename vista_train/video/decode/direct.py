@@ -71,7 +71,9 @@ def _decoder(setup: DecoderSetup, limits: Limits) -> VideoCodecContext:
     assert isinstance(codec, VideoCodecContext)
     codec.options = options_of(limits)
     codec.thread_count = 1
-    codec.width, codec.height, codec.pix_fmt = setup.width, setup.height, setup.pix_fmt
+    codec.width, codec.height = setup.width, setup.height
+    if setup.pix_fmt:
+        codec.pix_fmt = setup.pix_fmt
     if setup.extradata:
         codec.extradata = setup.extradata
     for name, value in zip(COLORS, setup.colors, strict=True):

@@ -61,6 +61,7 @@ class DecoderSetup(NamedTuple):
     width: int
     height: int
     pix_fmt: str
+    """Empty where the decoder finds it out by itself."""
     colors: tuple[int, ...]
 
 

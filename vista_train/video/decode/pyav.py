@@ -27,7 +27,7 @@ from vista_train.video.decode.direct import Direct, direct
 from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.packets import Anomaly, PacketIndex, Run, Stamps, plan_gops
 from vista_train.video.decode.source import Source, opened, read_index, told
-from vista_train.video.decode.table import index_by_table, is_tabled
+from vista_train.video.decode.table import index_by_table
 
 KNOWN_WRONG: dict[str, str] = {}
 """Kinds of file of which other frames are given than are shown at the time asked for: none known."""
@@ -148,17 +148,19 @@ class PyAVReader:
             return
         if memory.is_all:
             raise MediaUnreadable(path, "is not what its index says")
+        tabled = index_by_table(path, limits)
+        if tabled is not None and (yield from _remembered(path, tabled, wanted, limits)):
+            memory.keep(tabled)
+            return
         with opened(path, limits) as source:
-            tabled = is_tabled(source)
-            index = index_by_table(source) if tabled else read_index(source)
-            if index is not None and index.can_seek and (yield from _sparse(source, index, wanted, memory)):
-                return
-        if index is None or tabled:
-            # A table does not say all that can be known of a file.
-            with opened(path, limits) as source:
-                index = read_index(source)
-                if index.can_seek and (yield from _sparse(source, index, wanted, memory)):
+            if tabled is None:
+                tabled = index_by_table(path, limits, bool(source.stream.codec_context.has_b_frames))
+                if tabled is not None and (yield from _remembered(path, tabled, wanted, limits)):
+                    memory.keep(tabled)
                     return
+            index = read_index(source)
+            if index.can_seek and (yield from _sparse(source, index, wanted, memory)):
+                return
         with opened(path, limits) as source:
             yield from _in_order(source, index, wanted)
 

@@ -1,170 +1,225 @@
-"""The packets of a long MP4 file out of its own table, checked against some of them; the rest need not be read.
+"""The packets of a plain MP4 file out of its own table (ISO/IEC 14496-12, 8.6 and 8.7): no container is opened.
 
-libav has the table of a file it has opened, but for the time between decoding and showing (the `ctts` box of ISO/IEC
-14496-12, 8.6.1.3), which is read here. Edit lists shift all times alike, or change the table; in the second case, and
-wherever a packet is not what the table says, all packets have to be read.
+libav takes milliseconds to open a short file and reads all packets of a long one; its own table says the same in less.
+It is taken only where all that a file has is understood: one track of pictures, upright, in one piece, with at most an
+edit that hides none of it. Every other file is left to libav, and so is one whose packets turn out otherwise.
 """
 
 from __future__ import annotations
 
 import os
-import struct
-from array import array
-from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
-from itertools import islice
-from typing import BinaryIO
+from pathlib import Path
+from struct import Struct
 
-import av
 import numpy as np
 
-from vista_train.video.decode.packets import IS_KEY, IS_SHOWN, Anomaly, Columns, PacketIndex, Stamps
-from vista_train.video.decode.source import Source, setup_of
+from vista_train.video.decode.base import MIN_SIDE_PX
+from vista_train.video.decode.boxes import Box, Unplain, movie
+from vista_train.video.decode.limits import Limits
+from vista_train.video.decode.packets import IS_KEY, IS_SHOWN, Anomaly, Columns, DecoderSetup, PacketIndex
 
-MIN_PACKETS = 1024
-"""Shorter files are read through as fast."""
-NUM_CHECKED = 16
-"""So many groups of pictures all over the file are looked at."""
-PACKETS_CHECKED = 64
-"""Packets looked at in each of them; of the last, all."""
-LONGEST_LAST = 4096
-MAX_TABLE_BYTES = 64 << 20
+OF_FILE = (b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"udta", b"meta", b"uuid")
+OF_MOVIE = (b"mvhd", b"trak", b"udta", b"meta", b"iods", b"free", b"uuid")
+OF_TRACK = (b"tkhd", b"edts", b"mdia", b"tref", b"udta", b"meta", b"free")
+OF_MEDIA = (b"mdhd", b"hdlr", b"minf")
+OF_TABLE = (b"stsd", b"stts", b"ctts", b"cslg", b"stss", b"stsc", b"stsz", b"stco", b"co64", b"sdtp")
+OF_ENTRY = (b"avcC", b"hvcC", b"av1C", b"colr", b"pasp", b"btrt")
+CODECS = {
+    b"avc1": ("h264", b"avcC"), b"hvc1": ("hevc", b"hvcC"), b"hev1": ("hevc", b"hvcC"), b"av01": ("libdav1d", b"av1C"),
+}  # fmt: skip
+"""By the kind of entry: the decoder, and the box that holds what it must be told before the first packet."""
+PIXELS_OF_ENTRY = 78
+"""Bytes of an entry of pictures before the boxes in it."""
+BASELINE = 66
+"""The profile of H.264 that has no pictures to be shown in another order."""
+UPRIGHT = (1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+ONE_REFERENCE = bytes.fromhex("00000001 0000000c 75726c20 00000001")
+"""To where the packets are: one, of kind `url `, that says by its flag that all are in this file."""
+MOST_DELAY = 1 << 28
+MOST_COLORS = (12, 18, 14)
+"""The last number that libav knows of primaries, transfer and matrix (ISO/IEC 23091-2)."""
+LIMITED, FULL = 1, 2
 
 
-def is_tabled(source: Source) -> bool:
-    """Whether the file is one whose table is worth looking at."""
-    entries = source.stream.index_entries
-    return "mov" in source.formats and len(entries) >= MIN_PACKETS and source.stream.frames == len(entries)
+def index_by_table(path: Path, limits: Limits, reorders: bool | None = None) -> PacketIndex | None:
+    """The index of the file at `path`, for a decoder that gets its packets directly; None where its table cannot tell.
 
-
-def index_by_table(source: Source) -> PacketIndex | None:
-    """The index of a file just opened; None where its table cannot tell. Leaves the file anywhere."""
-    with suppress(Anomaly, av.FFmpegError):
-        return _index(source)
+    `reorders`: as in `PacketIndex.of`; where it is not known, a file that depends on it cannot be told either. Times
+    may all be shifted against those that libav has.
+    """
+    if "mov" not in limits.containers:
+        return None
+    with suppress(Unplain, Anomaly, OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            header, size = movie(descriptor, OF_FILE)
+        finally:
+            os.close(descriptor)
+        return _index(header, size, limits, reorders)
     return None
 
 
-def _index(source: Source) -> PacketIndex | None:
-    source.check(0, 0, len(source.stream.index_entries), Fraction(0))
-    with open(source.path, "rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        columns = _columns(source, size)
-        delay_P = _delays(file, source.stream.id, len(source.stream.index_entries))
-        if columns is None or delay_P is None:
+def _index(header: Box, file_bytes: int, limits: Limits, reorders: bool | None) -> PacketIndex:
+    tracks, mvhd = [], None
+    for name, box in header.each():
+        if name not in OF_MOVIE:
+            # Among others those of files in fragments, whose table is elsewhere.
+            raise Unplain("a box that is not expected")
+        if name == b"mvhd":
+            mvhd = box
+        if name == b"trak" and (track := _Track.of(box)) is not None:
+            tracks.append(track)
+    if mvhd is None or len(tracks) != 1:
+        raise Unplain("no track of pictures, or several")
+    if _matrix(mvhd, 36) != UPRIGHT:
+        raise Unplain("turned")
+    (track,) = tracks
+    setup = track.setup()
+    if setup.width * setup.height > limits.max_pixels:
+        raise Unplain("too large, or so it says")
+    columns = track.columns(file_bytes, limits.max_frames)
+    track.check_edits(columns, mvhd.unpack(">I", 20 if mvhd.version else 12)[0])
+    rises = bool((np.diff(columns.pts_P) > 0).all())
+    if reorders is None and rises and not _is_sure_to_rise(setup):
+        raise Unplain("its times may be made up")
+    index = PacketIndex.of_columns(columns, Fraction(1, track.ticks_a_second), True, bool(reorders))
+    if not index.can_seek or not len(index.offset_P):
+        raise Unplain("no frame is sure to be found")
+    return replace(index, setup=setup)
+
+
+class _Track:
+    """A track of pictures."""
+
+    def __init__(self, table: dict[bytes, Box], edits: Box | None, ticks_a_second: int) -> None:
+        self.table, self.edits, self.ticks_a_second = table, edits, ticks_a_second
+
+    @classmethod
+    def of(cls, box: Box) -> _Track | None:
+        """None where it is one of sound, or of anything else."""
+        parts = box.parts(known=OF_TRACK)
+        media = _part(parts, b"mdia").parts(known=OF_MEDIA)
+        if bytes(_part(media, b"hdlr").content[8:12]) != b"vide":
             return None
-        columns = _checked(source, columns._replace(pts_P=columns.dts_P + delay_P))
-    if columns is None:
-        return None
-    reorders = bool(source.stream.codec_context.has_b_frames)
-    index = PacketIndex.of_columns(columns, source.time_base, can_seek=True, reorders=reorders)
-    source.check(0, 0, 0, index.duration or Fraction(0))
-    return replace(index, setup=setup_of(source.stream.codec_context))
+        if _matrix(_part(parts, b"tkhd"), 40) != UPRIGHT:
+            raise Unplain("turned")
+        mdhd = _part(media, b"mdhd")
+        (ticks_a_second,) = mdhd.unpack(">I", 20 if mdhd.version else 12)
+        if not 0 < ticks_a_second < 1 << 31:
+            raise Unplain("no time base")
+        inside = _part(media, b"minf").parts()
+        references = _part(inside, b"dinf").parts(known=(b"dref",)).get(b"dref")
+        if references is None or bytes(references.content[4:]) != ONE_REFERENCE:
+            raise Unplain("what it shows may be in other files")
+        edits = _part(parts, b"edts").parts(known=(b"elst",)).get(b"elst") if b"edts" in parts else None
+        return cls(_part(inside, b"stbl").parts(known=OF_TABLE), edits, ticks_a_second)
 
+    def setup(self) -> DecoderSetup:
+        """What its decoder is to be told."""
+        described = _part(self.table, b"stsd")
+        entries = dict(described.each(8))
+        if described.unpack(">I", 4) != (1,) or len(entries) != 1:
+            raise Unplain("several decoders")
+        ((kind, entry),) = entries.items()
+        if kind not in CODECS or entry.unpack(">H", 6) != (1,):
+            raise Unplain("another codec")
+        codec, box = CODECS[kind]
+        parts = entry.parts(PIXELS_OF_ENTRY, known=OF_ENTRY)
+        width, height = entry.unpack(">HH", 24)
+        if min(width, height) < MIN_SIDE_PX or not len(_part(parts, box)):
+            raise Unplain("too small, or not said how to be decoded")
+        colors = _colors(parts[b"colr"]) if b"colr" in parts else (0, 2, 2, 2)
+        return DecoderSetup(codec, bytes(parts[box].content), width, height, "", colors)
 
-def _columns(source: Source, size: int) -> Columns | None:
-    """What libav has of the table, pts left open; None where it hides packets, or some end behind the file's."""
-    dts, offsets, sizes, flags = array("q"), array("q"), array("i"), array("B")
-    for entry in source.stream.index_entries:
-        if entry.is_discard or entry.pos < 0 or entry.size <= 0 or entry.pos + entry.size > size:
-            return None
-        dts.append(entry.timestamp)
-        offsets.append(entry.pos)
-        sizes.append(entry.size)
-        flags.append(IS_SHOWN | entry.is_keyframe * IS_KEY)
-    dts_P = np.array(dts)
-    return Columns(dts_P, dts_P, np.zeros_like(dts_P), np.array(offsets), np.array(sizes), np.array(flags))
+    def columns(self, file_bytes: int, most: int) -> Columns:
+        """What the table has of each packet."""
+        sizes = _part(self.table, b"stsz")
+        size, num = sizes.unpack(">II", 4)
+        if not 0 < num <= most:
+            raise Unplain("no packets, or too many")
+        size_P = np.full(num, size, np.int64) if size else sizes.array(">u4", num, 12)
+        duration_P = _part(self.table, b"stts").runs(">u4", num, most)
+        if duration_P.min() < 1 or duration_P.max() > MOST_DELAY or size_P.min() < 1:
+            raise Unplain("packets of no length")
+        dts_P = np.cumsum(duration_P) - duration_P
+        delay_P = self.table[b"ctts"].runs(">i4", num, most) if b"ctts" in self.table else np.zeros(num, np.int64)
+        if np.abs(delay_P).max() > MOST_DELAY:
+            raise Unplain("shown at no time near that of decoding")
+        offset_P = self._offsets(size_P)
+        if offset_P.min() < 0 or int((offset_P + size_P).max()) > file_bytes:
+            raise Unplain("packets that are not in the file")
+        flags_P = np.full(num, IS_SHOWN | IS_KEY, np.uint8)
+        if b"stss" in self.table:
+            keys = self.table[b"stss"]
+            keys_K = keys.array(">u4", keys.unpack(">I", 4)[0], 8) - 1
+            if not len(keys_K) or keys_K[0] != 0 or keys_K[-1] >= num or (np.diff(keys_K) < 1).any():
+                raise Unplain("keyframes that are not there")
+            flags_P[:] = IS_SHOWN
+            flags_P[keys_K] |= IS_KEY
+        return Columns(dts_P + delay_P, dts_P, duration_P, offset_P, size_P, flags_P)
 
+    def _offsets(self, size_P: np.ndarray) -> np.ndarray:
+        """Where packets lie: chunks say where they begin, and how many lie in each, one behind the other."""
+        large = b"co64" in self.table
+        chunks = _part(self.table, b"co64" if large else b"stco")
+        starts_C = chunks.array(">i8" if large else ">u4", chunks.unpack(">I", 4)[0], 8)
+        runs = _part(self.table, b"stsc")
+        first_R, each_R, entry_R = runs.array(">u4", 3 * runs.unpack(">I", 4)[0], 8).reshape(-1, 3).T
+        bounds = [*first_R.tolist(), len(starts_C) + 1]
+        lengths = np.diff(bounds)
+        if bounds[0] != 1 or (lengths < 1).any() or (entry_R != 1).any() or (each_R < 1).any():
+            raise Unplain("chunks that do not follow each other")
+        each_C = np.repeat(each_R, lengths)
+        if int(each_C.sum()) != len(size_P):
+            raise Unplain("chunks of more or fewer packets than there are")
+        before_P = np.cumsum(size_P) - size_P
+        first_C = np.cumsum(each_C) - each_C
+        return np.repeat(starts_C - before_P[first_C], each_C) + before_P
 
-def _checked(source: Source, columns: Columns) -> Columns | None:
-    """The columns with all pts shifted as those of the packets that are read; None where one of these differs."""
-    num, keys = len(columns.dts_P), np.flatnonzero(columns.flags_P & IS_KEY)
-    if not len(keys) or keys[0] != 0 or num - keys[-1] > LONGEST_LAST:
-        return None
-    first = next(iter(source.stamps()), None)
-    if first is None or first.pts is None:
-        return None
-    pts_P = columns.pts_P + (first.pts - int(columns.pts_P[0]))
-    duration_P = columns.duration_P.copy()
-    for start in sorted({int(keys[number * (len(keys) - 1) // NUM_CHECKED]) for number in range(NUM_CHECKED + 1)}):
-        end = num if start == keys[-1] else min(num, start + PACKETS_CHECKED)
-        source.container.seek(int(pts_P[start]), stream=source.stream)
-        found = list(islice(source.stamps(), end - start))
-        parts = (pts_P, columns.dts_P, columns.offset_P, columns.size_P, columns.flags_P)
-        expected = [
-            Stamps(pts, dts, bool(flags & IS_KEY), True, 0, False, offset, size)
-            for pts, dts, offset, size, flags in zip(*(part[start:end].tolist() for part in parts), strict=True)
-        ]
-        if [packet._replace(duration=0) for packet in found] != expected:
-            return None
-        duration_P[start:end] = [packet.duration for packet in found]
-    return columns._replace(pts_P=pts_P, duration_P=duration_P)
-
-
-def _delays(file: BinaryIO, track: int, num: int) -> np.ndarray | None:
-    """From decoding to showing each of `num` packets, in ticks: int64 [num]; None where the file does not say."""
-    boxes = dict(_boxes(file, 0, os.fstat(file.fileno()).st_size))
-    if b"moov" not in boxes:
-        return None
-    for name, (start, end) in _boxes(file, *boxes[b"moov"]):
-        if name != b"trak":
-            continue
-        inside = dict(_boxes(file, start, end))
-        if b"tkhd" not in inside or _track_number(file, inside[b"tkhd"][0]) != track:
-            continue
-        for step in (b"mdia", b"minf", b"stbl"):
-            if step not in inside:
-                return None
-            inside = dict(_boxes(file, *inside[step]))
-        # With several, packets may need one decoder or another.
-        if b"stsd" not in inside or _number(file, inside[b"stsd"][0] + 4) != 1:
-            return None
-        if b"ctts" not in inside:
-            return np.zeros(num, np.int64)
-        return _expanded(file, *inside[b"ctts"], num)
-    return None
-
-
-def _boxes(file: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, tuple[int, int]]]:
-    """The boxes between two places of a file: name, and where what is in it starts and ends."""
-    while start + 8 <= end:
-        head = os.pread(file.fileno(), 16, start)
-        if len(head) < 8:
+    def check_edits(self, columns: Columns, ticks_of_movie: int) -> None:
+        """`Unplain` unless all of it is shown, once and at its speed. It may be shown some time after the sound."""
+        if self.edits is None:
             return
-        size, name = struct.unpack_from(">I4s", head)
-        inside = start + 8
-        if size == 1 and len(head) == 16:
-            (size,), inside = struct.unpack_from(">Q", head, 8), start + 16
-        size = end - start if size == 0 else size
-        if size < inside - start or start + size > end:
-            return
-        yield name, (inside, start + size)
-        start += size
+        entry = Struct(">QqI" if self.edits.version else ">IiI")
+        (num,) = self.edits.unpack(">I", 4)
+        edits = [self.edits.unpack(entry.format, 8 + number * entry.size) for number in range(min(num, 3))]
+        if len(edits) == 2 and edits[0][1] == -1:
+            del edits[0]
+        if len(edits) != 1:
+            raise Unplain("cut in pieces")
+        duration, start, rate = edits[0]
+        end = start + duration * self.ticks_a_second // max(1, ticks_of_movie)
+        last = int(columns.pts_P.argmax())
+        is_whole = 0 <= start <= columns.pts_P.min() and columns.pts_P[last] + columns.duration_P[last] // 2 < end
+        if rate != 1 << 16 or not is_whole:
+            raise Unplain("cut")
 
 
-def _number(file: BinaryIO, start: int) -> int:
-    return int(struct.unpack(">I", os.pread(file.fileno(), 4, start).ljust(4, b"\0"))[0])
+def _part(parts: dict[bytes, Box], name: bytes) -> Box:
+    if name not in parts:
+        raise Unplain("a box is missing")
+    return parts[name]
 
 
-def _track_number(file: BinaryIO, start: int) -> int:
-    """The track's number, which follows two times of 4 or 8 bytes."""
-    head = os.pread(file.fileno(), 24, start).ljust(24, b"\0")
-    return int(struct.unpack_from(">I", head, 20 if head[0] == 1 else 12)[0])
+def _matrix(box: Box, start: int) -> tuple[int, ...]:
+    """How what is in a box is turned and moved to be shown."""
+    return box.unpack(">9i", start + 12 * (box.version == 1))
 
 
-def _expanded(file: BinaryIO, start: int, end: int, num: int) -> np.ndarray | None:
-    """Runs of equal delays, one by one; None unless they are `num`."""
-    if end - start > MAX_TABLE_BYTES:
-        return None
-    table = os.pread(file.fileno(), end - start, start)
-    if len(table) < 8:
-        return None
-    (num_runs,) = struct.unpack_from(">I", table, 4)
-    if len(table) < 8 + 8 * num_runs:
-        return None
-    runs_R2 = np.frombuffer(table, ">i4", 2 * num_runs, 8).reshape(-1, 2).astype(np.int64)
-    counts = runs_R2[:, 0]
-    if (counts < 0).any() or counts.sum() != num:
-        return None
-    return np.repeat(runs_R2[:, 1], counts)
+def _colors(box: Box) -> tuple[int, ...]:
+    """What it says of colours, in the order and with the numbers of `DecoderSetup`."""
+    if bytes(box.content[:4]) != b"nclx":
+        raise Unplain("colours of another kind")
+    *colors, is_full = box.unpack(">HHHB", 4)
+    if not all(0 < color <= most for color, most in zip(colors, MOST_COLORS, strict=True)):
+        raise Unplain("colours of another kind")
+    primaries, transfer, matrix = colors
+    return (FULL if is_full >> 7 else LIMITED, matrix, primaries, transfer)
+
+
+def _is_sure_to_rise(setup: DecoderSetup) -> bool:
+    """Whether frames of a file without delays are shown as they are decoded: AV1 says so by itself."""
+    return setup.codec == "libdav1d" or (setup.codec == "h264" and setup.extradata[1:2] == bytes([BASELINE]))

@@ -1,0 +1,126 @@
+"""The boxes that an MP4 file is made of (ISO/IEC 14496-12, 4.2), and the tables in them. Bytes only, no decoder.
+
+Whatever is not plain is `Unplain`: whoever reads here leaves such files to libav.
+"""
+
+from __future__ import annotations
+
+import os
+import struct
+from collections.abc import Collection, Iterator
+
+import numpy as np
+
+MOST_BOXES = 256
+MAX_HEADER_BYTES = 128 << 20
+"""Of the box that holds all tables: a day of 60 frames a second has less."""
+SIZE_AND_NAME = struct.Struct(">I4s")
+LARGE_SIZE = struct.Struct(">Q")
+
+
+class Unplain(Exception):
+    """Not one of the plain files whose table is sure to say all."""
+
+
+class Box:
+    """What is in a box."""
+
+    def __init__(self, content: memoryview) -> None:
+        self.content = content
+
+    def __len__(self) -> int:
+        return len(self.content)
+
+    def unpack(self, layout: str, start: int = 0) -> tuple[int, ...]:
+        """Numbers from `start` on, as `struct` has them."""
+        try:
+            return struct.unpack_from(layout, self.content, start)
+        except struct.error:
+            raise Unplain("a box is too short") from None
+
+    @property
+    def version(self) -> int:
+        """Of a box that has one; the layout goes by it."""
+        return self.unpack(">B")[0]
+
+    def array(self, kind: str, num: int, start: int) -> np.ndarray:
+        """`num` numbers from `start` on, int64."""
+        if num * np.dtype(kind).itemsize > len(self) - start:
+            raise Unplain("a table is too short")
+        return np.frombuffer(self.content, kind, num, start).astype(np.int64)
+
+    def runs(self, kind: str, num: int, most: int) -> np.ndarray:
+        """A table of runs, each a count and a value of `kind`, written out: int64 [num], `num` being `most` at most."""
+        (num_runs,) = self.unpack(">I", 4)
+        if num > most or num_runs > num:
+            raise Unplain("a table of more packets than there are")
+        layout = np.dtype([("count", ">u4"), ("value", kind)])
+        if num_runs * layout.itemsize > len(self) - 8:
+            raise Unplain("a table is too short")
+        found = np.frombuffer(self.content, layout, num_runs, 8)
+        counts = found["count"].astype(np.int64)
+        if int(counts.sum()) != num:
+            raise Unplain("a table of more or fewer packets than there are")
+        return np.repeat(found["value"].astype(np.int64), counts)
+
+    def parts(self, start: int = 0, known: Collection[bytes] | None = None) -> dict[bytes, Box]:
+        """The boxes in this one, by name. With `known`, others are `Unplain`, and so is one that comes twice."""
+        found: dict[bytes, Box] = {}
+        for name, box in self.each(start):
+            if known is not None and (name not in known or name in found):
+                raise Unplain("a box that is not expected")
+            found[name] = box
+        return found
+
+    def each(self, start: int = 0) -> Iterator[tuple[bytes, Box]]:
+        """The boxes in this one, in their order."""
+        for _ in range(MOST_BOXES):
+            if start == len(self):
+                return
+            size, name = _head(bytes(self.content[start : start + 16]))
+            inside = start + (16 if self.content[start : start + 4] == b"\0\0\0\1" else 8)
+            if start + size > len(self):
+                raise Unplain("a box overhangs the one that it is in")
+            yield name, Box(self.content[inside : start + size])
+            start += size
+        raise Unplain("too many boxes")
+
+
+def movie(descriptor: int, known: Collection[bytes]) -> tuple[Box, int]:
+    """The header of an open file, which must have only boxes of `known` names, and how large the file is."""
+    size, start, found = os.fstat(descriptor).st_size, 0, None
+    for _ in range(MOST_BOXES):
+        if start == size:
+            break
+        head = os.pread(descriptor, 16, start)
+        length, name = _head(head)
+        if name not in known or start + length > size:
+            raise Unplain("a box that is not expected, or not all there")
+        if name == b"moov":
+            inside = 16 if head[:4] == b"\0\0\0\1" else 8
+            if found is not None or length > MAX_HEADER_BYTES:
+                raise Unplain("two headers, or one without end")
+            content = os.pread(descriptor, length - inside, start + inside)
+            if len(content) != length - inside:
+                raise Unplain("the header ends too early")
+            found = Box(memoryview(content))
+        start += length
+    else:
+        raise Unplain("too many boxes")
+    if found is None:
+        raise Unplain("no header")
+    return found, size
+
+
+def _head(head: bytes) -> tuple[int, bytes]:
+    """How long a box is, all in all, and its name."""
+    if len(head) < 8:
+        raise Unplain("a box is too short")
+    size, name = SIZE_AND_NAME.unpack_from(head)
+    least = 8
+    if size == 1 and len(head) == 16:
+        (size,), least = LARGE_SIZE.unpack_from(head, 8), 16
+    # One that goes on to the end of the file says 0.
+    if size < least:
+        raise Unplain("a box that does not say how long it is")
+    return size, name
