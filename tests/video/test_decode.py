@@ -14,7 +14,6 @@ from collections.abc import Callable, Container
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
@@ -291,18 +290,14 @@ def test_a_seek_that_fails_leads_to_one_pass_in_order(
     assert passes == ["in order"]
 
 
-@pytest.mark.parametrize("way", [reader.Source, reader.Direct])
-def test_only_the_groups_that_are_needed_are_decoded(plain: Path, monkeypatch: pytest.MonkeyPatch, way: Any) -> None:
-    give, runs = way.run_packets, []
+def test_only_the_groups_that_are_needed_are_decoded(plain: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    give, runs = reader.Direct.run_packets, []
 
-    def noted(source: Any, index: PacketIndex, run: Run) -> object:
+    def noted(source: reader.Direct, index: PacketIndex, run: Run) -> object:
         runs.append(run)
         return give(source, index, run)
 
-    monkeypatch.setattr(way, "run_packets", noted)
-    monkeypatch.setattr(
-        reader, "index_by_table", reader.index_by_table if way is reader.Direct else lambda *given: None
-    )
+    monkeypatch.setattr(reader.Direct, "run_packets", noted)
     assert numbers(plain, [Fraction(50) / NTSC]) == [50]
     assert runs[0] == Run(0, 0, frozenset({0})), "the first packet says who encoded the file"
     assert [run.start for run in runs[1:]] == [48]
