@@ -197,7 +197,7 @@ def grid(folder: Path, clips: Path | None, side: int, view: View) -> Case:
             if CELL_SECONDS[0] <= seconds <= (CELL_SECONDS[1] if root.name == "grid_clips" else 60):
                 found.append(path)
     names = [f"cell_{number}.mp4" for number in range(side * side)]
-    root.mkdir(exist_ok=True)
+    root.mkdir(parents=True, exist_ok=True)
     for number, name in enumerate(names):
         if not (root / name).exists():
             # No two cells share a file: what is decoded once for both would not be fair.

@@ -170,8 +170,8 @@ MUTANTS = (
     Mutant(
         "edits_are_passed_over",
         "vista_train/video/decode/table.py",
-        "    track.check_edits(columns, ",
-        "    id((columns, ",
+        "        if rate != 1 << 16 or not is_whole:\n",
+        "        if rate != 1 << 16:\n",
         "tests/media/test_memory.py",
     ),
     Mutant(

@@ -136,7 +136,8 @@ def decoded(
                 raise Anomaly("cannot be decoded: a frame is damaged")
             count += 1
             # What a header says may change with every keyframe.
-            check_size(path, limits, frame.width, frame.height, count, Fraction(0))
+            if frame.width * frame.height > limits.max_pixels or count > limits.max_frames:
+                check_size(path, limits, frame.width, frame.height, count, Fraction(0))
             yield frame
 
 
