@@ -13,7 +13,8 @@ from tests.media.outcome import LIMITS
 from tests.media.spoilt import SPOILT
 from tests.media.table import add_shared, make
 from tests.media.written import WRITTEN
-from vista_train.video.decode import check_reader
+from vista_train.video.decode import check_reader, pyav
+from vista_train.video.decode import source as opening
 from vista_train.video.media import Media
 
 
@@ -60,3 +61,13 @@ def medias(odd: Path) -> Iterator[Callable[[str], Media]]:
     yield of
     for media in made.values():
         media.close()
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What was done to a container: `opened`, or all of its packets `read`."""
+    done: list[str] = []
+    container, read = opening._container, opening.read_index
+    monkeypatch.setattr(opening, "_container", lambda *given: done.append("opened") or container(*given))
+    monkeypatch.setattr(pyav, "read_index", lambda source: done.append("read") or read(source))
+    return done

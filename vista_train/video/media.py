@@ -25,7 +25,7 @@ from vista_train.video.decode.confine import Confined
 from vista_train.video.decode.door import Door
 from vista_train.video.decode.indexes import Attached, IndexFile, place_of, stamp_of, write
 from vista_train.video.decode.limits import Limits
-from vista_train.video.decode.packets import Anomaly
+from vista_train.video.decode.packets import Anomaly, PacketIndex
 from vista_train.video.decode.sizes import Sizes
 from vista_train.video.frames import FrameCache, Kept
 from vista_train.video.isolate import PROGRAM, Child, Children, IsolationError
@@ -206,11 +206,16 @@ class Media:
         # Copied over, a file may keep its time of change; to the disk it is another.
         inode = None if status is None else (status.st_ino, status.st_ctime_ns)
         kept = Kept(None if status is None else self._frames, (self._rules, key, stamp, inode), wanted)
-        yield from self._counted("cache", kept.look(self._memory(self._door, key, stamp).index()))
+        yield from self._counted("cache", kept.look(self._known(key, stamp, wanted)))
         decoded = self._decoded(self._door, key, kept.left, predicted_seconds)
         yield from self._counted("file", kept.through(decoded))
         # The first time, decoding it has taught what is needed to find its pictures again.
-        kept.write(self._memory(self._door, key, stamp).index())
+        kept.write(self._known(key, stamp, wanted))
+
+    def _known(self, key: str, stamp: tuple[int, int] | None, wanted: Sequence[Wanted]) -> PacketIndex | None:
+        """The index of a file, where one is kept that can tell which frames are to be shown."""
+        index = self._memory(self._door, key, stamp).index()
+        return index if index is not None and index.knows(wanted) else None
 
     def _counted(self, whence: str, pictures: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
         for found in pictures:

@@ -12,6 +12,8 @@ from collections.abc import Collection, Iterator
 import numpy as np
 
 MOST_BOXES = 256
+TOLD = (b"desc", b"ldes", b"cprt", b"keyw")
+"""Items that writers tell beside those whose names begin with a copyright sign: words, all of them."""
 MAX_HEADER_BYTES = 128 << 20
 """Of the box that holds all tables: a day of 60 frames a second has less."""
 SIZE_AND_NAME = struct.Struct(">I4s")
@@ -40,8 +42,11 @@ class Box:
 
     @property
     def version(self) -> int:
-        """Of a box that has one; the layout goes by it."""
-        return self.unpack(">B")[0]
+        """Of a box that has one, 0 or 1; the layout goes by it."""
+        (version,) = self.unpack(">B")
+        if version > 1:
+            raise Unplain("a box of a later version")
+        return version
 
     def array(self, kind: str, num: int, start: int) -> np.ndarray:
         """`num` numbers from `start` on, int64."""
@@ -86,6 +91,16 @@ class Box:
         raise Unplain("too many boxes")
 
 
+def check_told(box: Box) -> None:
+    """`Unplain` unless what a file tells of itself is laid out as most writers do: libav goes by names at any depth."""
+    for told in box.parts(known=(b"meta",)).values():
+        parts = told.parts(4, known=(b"hdlr", b"ilst", b"free"))
+        for name, item in parts[b"ilst"].each() if b"ilst" in parts else ():
+            if name[:1] != b"\xa9" and name not in TOLD:
+                raise Unplain("something that is told in another way")
+            item.parts(known=(b"data",))
+
+
 def movie(descriptor: int, known: Collection[bytes]) -> tuple[Box, int]:
     """The header of an open file, which must have only boxes of `known` names, and how large the file is."""
     size, start, found = os.fstat(descriptor).st_size, 0, None
@@ -94,7 +109,8 @@ def movie(descriptor: int, known: Collection[bytes]) -> tuple[Box, int]:
             break
         head = os.pread(descriptor, 16, start)
         length, name = _head(head)
-        if name not in known or start + length > size:
+        is_first = start == 0
+        if name not in known or (name == b"ftyp") != is_first or start + length > size or (is_first and length < 16):
             raise Unplain("a box that is not expected, or not all there")
         if name == b"moov":
             inside = 16 if head[:4] == b"\0\0\0\1" else 8

@@ -26,14 +26,19 @@ class Direct(NamedTuple):
     codec: VideoCodecContext
     path: Path
     limits: Limits
+    size: tuple[int, int] | None
+    """Of all frames; others show what libav would crop. None where it was libav that said what the decoder needs."""
 
     def decode(self, packet: Packet | None) -> list[VideoFrame]:
-        """The frames that come out of the decoder for one packet."""
-        return self.codec.decode(packet)
+        """The frames that come out of the decoder for one packet; `Anomaly` where they become of another size."""
+        frames = self.codec.decode(packet)
+        if self.size not in (None, (self.codec.width, self.codec.height)):
+            raise Anomaly("frames of another size than the file says")
+        return frames
 
     def frames(self, packets: Iterable[Packet]) -> Iterator[VideoFrame]:
         """See `decoded`."""
-        return decoded(self.codec.decode, packets, self.path, self.limits)
+        return decoded(self.decode, packets, self.path, self.limits)
 
     def run_packets(self, index: PacketIndex, run: Run) -> Iterator[Packet]:
         """The packets of the run, the decoder told before each whether it may pass over it."""
@@ -61,7 +66,8 @@ def direct(path: Path, index: PacketIndex, limits: Limits) -> Iterator[Direct]:
     check_size(path, limits, setup.width, setup.height, index.num_packets, index.duration or Fraction(0))
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        yield Direct(descriptor, _decoder(setup, limits), path, limits)
+        size = None if setup.pix_fmt else (setup.width, setup.height)
+        yield Direct(descriptor, _decoder(setup, limits), path, limits, size)
     finally:
         os.close(descriptor)
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from vista_train.video.decode.packets import Anomaly, DecoderSetup, PacketIndex
 
-MAGIC = b"vistaix2"
+MAGIC = b"vistaix3"
 HEAD = struct.Struct("<8sII")
 """Magic, bytes of the JSON that follows, bytes of all of it: JSON, then arrays, each on a multiple of 8."""
 END = struct.Struct("<Q8s")
@@ -251,4 +251,5 @@ def _setup(facts: dict[str, Any]) -> DecoderSetup:
         height=whole(facts["height"], 1, 1 << 20),
         pix_fmt=str(facts["pix_fmt"]),
         colors=tuple(whole(color, 0, 1 << 20) for color in facts["colors"]),
+        turns=whole(facts["turns"], 0, 3),
     )

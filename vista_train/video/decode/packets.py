@@ -63,6 +63,8 @@ class DecoderSetup(NamedTuple):
     pix_fmt: str
     """Empty where the decoder finds it out by itself."""
     colors: tuple[int, ...]
+    turns: int = 0
+    """Quarter turns, anticlockwise, that make its pictures upright, as the container has it."""
 
 
 class Run(NamedTuple):
@@ -192,6 +194,10 @@ class PacketIndex:
     def mean_seconds(self) -> Fraction:
         """How long a frame is shown on the average; 0 where there is but one."""
         return _mean_ticks(self.shown_F) * self.time_base
+
+    def knows(self, wanted: Sequence[Wanted]) -> bool:
+        """Whether it tells all that may stand in for what is wanted; one out of a file's own table may not."""
+        return len(self.stand_ins_K) > 0 or all(one.window is None for one in wanted)
 
     def stamps(self, position: int) -> Stamps:
         """What is kept of the packet at a position."""

@@ -95,14 +95,15 @@ def first_shown(source: Source, index: PacketIndex) -> tuple[tuple[int, VideoFra
 class Scaler:
     """Frames to upright RGB pictures of any size. libswscale sets up its tables once for each size."""
 
-    def __init__(self) -> None:
+    def __init__(self, turns: int = 0) -> None:
+        self._turns = turns
         self._by_size: defaultdict[tuple[int, int], VideoReformatter] = defaultdict(VideoReformatter)
         self.has_turned = False
         """Whether a frame did not come upright."""
 
     def picture(self, frame: VideoFrame, width: int, height: int) -> np.ndarray:
         """picture_HWC uint8, contiguous, height x width pixels as displayed."""
-        turns = round(frame.rotation / 90) % 4
+        turns = self._turns or round(frame.rotation / 90) % 4
         self.has_turned |= turns > 0
         size = (height, width) if turns % 2 else (width, height)
         # Plane by plane: libswscale takes a third longer to the same pixels one behind the other.
@@ -146,19 +147,18 @@ class PyAVReader:
     ) -> Iterator[tuple[int, np.ndarray]]:
         """See `Reader.pictures`. All who want one frame at one size get the same array."""
         known = memory.index()
-        if known is not None and (yield from _remembered(path, known, wanted, limits)):
+        may_show = known is not None and (memory.is_all or known.knows(wanted))
+        if known is not None and may_show and (yield from _remembered(path, known, wanted, limits)):
             return
         if memory.is_all:
             raise MediaUnreadable(path, "is not what its index says")
         tabled = index_by_table(path, limits)
-        if tabled is not None and (yield from _remembered(path, tabled, wanted, limits)):
-            memory.keep(tabled)
+        if (yield from _tabled(path, tabled, wanted, limits, memory)):
             return
         with opened(path, limits) as source:
             if tabled is None:
                 tabled = index_by_table(path, limits, bool(source.stream.codec_context.has_b_frames))
-                if tabled is not None and (yield from _remembered(path, tabled, wanted, limits)):
-                    memory.keep(tabled)
+                if (yield from _tabled(path, tabled, wanted, limits, memory)):
                     return
             index = read_index(source)
             if index.can_seek and (yield from _sparse(source, index, wanted, memory)):
@@ -180,6 +180,16 @@ def _sparse(
     return False
 
 
+def _tabled(
+    path: Path, index: PacketIndex | None, wanted: Sequence[Wanted], limits: Limits, memory: Memory
+) -> Generator[tuple[int, np.ndarray], None, bool]:
+    """The pictures by a file's own table, if there is one that can tell; whether all came. It is then worth keeping."""
+    if index is None or not index.knows(wanted) or not (yield from _remembered(path, index, wanted, limits)):
+        return False
+    memory.keep(index)
+    return True
+
+
 def _remembered(
     path: Path, index: PacketIndex, wanted: Sequence[Wanted], limits: Limits
 ) -> Generator[tuple[int, np.ndarray], None, bool]:
@@ -187,7 +197,7 @@ def _remembered(
     if index.setup is not None:
         with told(path), suppress(Anomaly, av.FFmpegError, OSError), direct(path, index, limits) as bare:
             ranks = index.ranks(wanted)
-            yield from _pictures(sparse_frames(bare, index, ranks), ranks, wanted)
+            yield from _pictures(sparse_frames(bare, index, ranks), ranks, wanted, Scaler(index.setup.turns))
             return True
         return False
     with opened(path, limits) as source, suppress(Anomaly, av.FFmpegError):
