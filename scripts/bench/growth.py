@@ -33,12 +33,15 @@ from videos import encoded, looped
 
 from vista_train.data.sources import clip_of
 from vista_train.video.composition import Concat
+from vista_train.video.decode import Limits
 from vista_train.video.media import Media
 from vista_train.video.render import render_view
 from vista_train.video.sampling import View
 
 FPS, PIECE_SECONDS, NEEDLE_SECONDS = 30, 25, 10
 WARM, COLD = "warm", "cold"
+LONG = Limits(max_seconds=40_000)
+"""Ten hours in Matroska, whose times are rounded, last a little longer."""
 
 
 def main() -> None:
@@ -83,9 +86,9 @@ def composition(media: Media, host: str, needle: str) -> Concat:
 
 def way_of(folder: Path, host: str, needle: str, view: View, cache: Path | None) -> Callable[[], object]:
     """Composes it, with what the cache knows of the files."""
-    video = composition(Media(folder, isolate="inline"), host, needle)
+    video = composition(Media(folder, isolate="inline", limits=LONG), host, needle)
     times = view.times(video.duration, video.frame_measure)
-    media = Media(folder, isolate="inline", cache=cache)
+    media = Media(folder, isolate="inline", cache=cache, limits=LONG)
     return lambda: render_view(video, times, view, media)
 
 
@@ -130,7 +133,7 @@ def measure(
 def peak_mb(folder: Path, host: str, needle: str, view: View, way: str) -> float:
     """The most memory in use while it is composed, above what was in use before; the code is loaded before."""
     # The needle alone first: libraries, scalers and decoders are then there.
-    short = Media(folder, isolate="inline")
+    short = Media(folder, isolate="inline", limits=LONG)
     clip = clip_of(short, needle)
     render_view(clip, [Fraction(number, 10) for number in range(view.frames)], view, short)
     compose = way_of(folder, host, needle, view, folder / "cache" if way == WARM else None)

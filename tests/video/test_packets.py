@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 
@@ -100,3 +102,19 @@ def test_a_keyframe_in_the_window_stands_in_for_the_frame_shown() -> None:
     assert [index.rank_for(Wanted(Fraction(at, 10), 8, 8)) for at in range(12)] == list(range(12))
     wanted = [Wanted(Fraction(6, 10), 8, 8, (Fraction(0), Fraction(9, 10))), Wanted(Fraction(1, 2), 8, 8)]
     assert index.ranks(wanted) == {4: [0], 5: [1]}
+
+
+@pytest.mark.parametrize("base", [Fraction(1, 90_000), Fraction(1001, 30_000), Fraction(7)])
+def test_many_times_are_found_at_once_as_one_by_one(base: Fraction) -> None:
+    """Also exactly at a frame's first moment, a hair before it, before the first frame, and behind the last."""
+    rng = random.Random(3)
+    shown = sorted(rng.sample(range(-50, 1000), 40))
+    index = PacketIndex.of([Stamps(pts, pts, True, True) for pts in shown], base, can_seek=True, reorders=False)
+    index = replace(index, first=3)
+    begins = [index.starts_at(rank) for rank in range(len(shown))]
+    times = [time + shift for time in begins for shift in (Fraction(0), base / 3, -base / 1000)]
+    times += [Fraction(10**9), Fraction(0)]
+    found = index.ranks_at(index.ticks(times))
+    assert found == [index.rank_at(time) for time in times]
+    # By its meaning, in fractions.
+    assert found == [max([3, *(rank for rank, begin in enumerate(begins) if begin <= time)]) for time in times]

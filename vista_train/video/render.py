@@ -116,7 +116,9 @@ class _Slot:
                 window = self.window & place
                 if not window.empty:
                     for frame, time in shown:
-                        yield Request(video, video.start + time, frame, place, window, self.holes)
+                        # Sums of fractions are dear, and a grid has thousands of pictures.
+                        at = video.start + time if video.start else time
+                        yield Request(video, at, frame, place, window, self.holes)
             case Concat():
                 for part, span in zip(video.parts, video.spans(), strict=True):
                     inside = [(frame, time - span.start) for frame, time in shown if time in span]

@@ -60,10 +60,18 @@ class Rendition:
         end = index.starts_at(-1) + index.last_seconds + OVERRUN_SECONDS
         sizes = {(one.width, one.height): one for one in wanted.values()}
         fit = {size for size, one in sizes.items() if self.suffices(one)}
-        here = [number for number, one in wanted.items() if (one.width, one.height) in fit and one.time <= end]
-        ranks = [index.rank_for(wanted[number]) for number in here]
-        places = (int(index.position_F[rank]) for rank in ranks)
-        return {number: place for number, place in zip(here, places, strict=True) if place >= 0}
+        here = [number for number, one in wanted.items() if (one.width, one.height) in fit]
+        times = [wanted[number].time for number in here]
+        ticks, (last,) = index.ticks(times), index.ticks([end])
+        if any(wanted[number].window is not None for number in here):
+            ranks = [index.rank_for(wanted[number]) for number in here]
+        else:
+            ranks = index.ranks_at(ticks)
+        # Within the last tick it takes the exact time to tell.
+        is_there = [tick < last or time <= end for tick, time in zip(ticks, times, strict=True)]
+        places = [int(index.position_F[rank]) for rank in ranks]
+        found = zip(here, places, is_there, strict=True)
+        return {number: place for number, place, inside in found if inside and place >= 0}
 
     def keeps_to(self, limits: Limits) -> bool:
         """Whether the file that it is made of is within the limits, as they are now."""

@@ -228,11 +228,22 @@ class PacketIndex:
 
     def rank_at(self, time: Fraction) -> int:
         """The rank of the frame shown `time` seconds after the first: the last that began by then, exactly."""
-        base = self.time_base
-        # `time // base`, as whole numbers: fractions take several times as long, and this is asked for every picture.
-        ticks = time.numerator * base.denominator // (time.denominator * base.numerator)
-        tick = min(int(self.shown_F[self.first]) + ticks, LAST_TICK)
-        return max(bisect_right(self.shown_F, tick) - 1, self.first)
+        return max(bisect_right(self.shown_F, self.ticks([time])[0]) - 1, self.first)
+
+    def ranks_at(self, ticks: Sequence[int]) -> list[int]:
+        """The same for many times, in ticks."""
+        if not isinstance(self.shown_F, np.ndarray):
+            return [max(bisect_right(self.shown_F, tick) - 1, self.first) for tick in ticks]
+        ranks: list[int] = np.maximum(self.shown_F.searchsorted(ticks, "right") - 1, self.first).tolist()
+        return ranks
+
+    def ticks(self, times: Sequence[Fraction]) -> list[int]:
+        """The last tick of the stream's time base by each time, which is in seconds after the first frame."""
+        num, den = self.time_base.as_integer_ratio()
+        first = int(self.shown_F[self.first])
+        # In whole numbers: fractions take several times as long, and this is asked for every picture.
+        ratios = (time.as_integer_ratio() for time in times)
+        return [min(first + above * den // (below * num), LAST_TICK) for above, below in ratios]
 
     def rank_for(self, one: Wanted) -> int:
         """The rank of the frame to show for a wish: the nearest keyframe in its window, or else the one shown then."""
