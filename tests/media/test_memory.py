@@ -114,3 +114,16 @@ def test_a_file_that_has_changed_is_read_anew(odd: Path, tmp_path: Path, monkeyp
         assert np.array_equal(shown[name, "cold"], plain_HWC)
         assert np.array_equal(shown[name, "warm"], plain_HWC)
     assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 2
+
+
+def test_files_alike_in_size_and_time_have_indexes_of_their_own(
+    odd: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(indexes, "MIN_PACKETS", 1)
+    (tmp_path / "root").mkdir()
+    media = Media(tmp_path / "root", isolate="inline", cache=tmp_path / "cache")
+    for name in ("one.mp4", "other.mp4"):
+        (tmp_path / "root" / name).write_bytes((odd / "plain.mp4").read_bytes())
+        os.utime(tmp_path / "root" / name, ns=(0, 0))
+        list(media.pictures(name, [Wanted(Fraction(0), 64, 48)]))
+    assert len([path for path in (tmp_path / "cache").rglob("*") if path.is_file()]) == 2

@@ -78,8 +78,8 @@ MUTANTS = (
     Mutant(
         "wrong_pts_rounding",
         "vista_train/video/decode/packets.py",
-        "ticks = time.numerator * base.denominator // (time.denominator * base.numerator)",
-        "ticks = round(time / base)",
+        "min(first + above * den // (below * num), LAST_TICK)",
+        "min(first + round(above * den / (below * num)), LAST_TICK)",
         "tests/video/test_decode.py::test_frame_begins_exactly_on_its_time",
     ),
     Mutant(
@@ -92,7 +92,7 @@ MUTANTS = (
     Mutant(
         "rotation_ignored",
         "vista_train/video/decode/pyav.py",
-        "turns = round(frame.rotation / 90) % 4\n        self",
+        "turns = self._turns or round(frame.rotation / 90) % 4\n        self",
         "turns = 0\n        self",
         "tests/video/test_decode.py::test_pictures_are_turned_upright",
     ),
