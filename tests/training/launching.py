@@ -36,13 +36,10 @@ def launch(launched: Sequence[str], variables: Mapping[str, str], seconds: float
     """Run a launch to its end; its output, or a failed assertion that shows it."""
     with TemporaryDirectory() as folder, running(launched, variables, Path(folder, "told")) as process:
         told = Path(folder, "told")
-        try:
-            code: int | None = process.wait(seconds)
-        except subprocess.TimeoutExpired:
-            code = None
+        code = exit_code(process, told, seconds)
         lines = told.read_text(errors="replace").splitlines()
         of_ranks = [line for line in lines if line.startswith(("[rank", "vista_train:"))]
-        assert code == 0, f"{'still running' if code is None else code}\n" + "\n".join(of_ranks or lines)[-6000:]
+        assert code == 0, "\n".join(of_ranks or lines)[-6000:]
         return "\n".join(lines)
 
 

@@ -54,11 +54,16 @@ class Box:
             raise Unplain("a table is too short")
         return np.frombuffer(self.content, kind, num, start).astype(np.int64)
 
-    def runs(self, kind: str, num: int, most: int) -> np.ndarray:
-        """A table of runs, each a count and a value of `kind`, written out: int64 [num], `num` being `most` at most."""
-        (num_runs,) = self.unpack(">I", 4)
-        if num > most or num_runs > num:
-            raise Unplain("a table of more packets than there are")
+    def count(self, most: int) -> int:
+        """How many entries a table says that it has."""
+        (num,) = self.unpack(">I", 4)
+        if num > most:
+            raise Unplain("more entries than there is use for")
+        return num
+
+    def runs(self, kind: str, num: int) -> np.ndarray:
+        """A table of runs, each a count and a value of `kind`, written out: int64 [num]."""
+        num_runs = self.count(num)
         layout = np.dtype([("count", ">u4"), ("value", kind)])
         if num_runs * layout.itemsize > len(self) - 8:
             raise Unplain("a table is too short")
@@ -68,11 +73,11 @@ class Box:
             raise Unplain("a table of more or fewer packets than there are")
         return np.repeat(found["value"].astype(np.int64), counts)
 
-    def parts(self, start: int = 0, known: Collection[bytes] | None = None) -> dict[bytes, Box]:
-        """The boxes in this one, by name. With `known`, others are `Unplain`, and so is one that comes twice."""
+    def parts(self, known: Collection[bytes], start: int = 0) -> dict[bytes, Box]:
+        """The boxes in this one, by name. Others than `known` are `Unplain`, and so is one that comes twice."""
         found: dict[bytes, Box] = {}
         for name, box in self.each(start):
-            if known is not None and (name not in known or name in found):
+            if name not in known or name in found:
                 raise Unplain("a box that is not expected")
             found[name] = box
         return found
@@ -82,23 +87,22 @@ class Box:
         for _ in range(MOST_BOXES):
             if start == len(self):
                 return
-            size, name = _head(bytes(self.content[start : start + 16]))
-            inside = start + (16 if self.content[start : start + 4] == b"\0\0\0\1" else 8)
+            size, inside, name = _head(bytes(self.content[start : start + 16]))
             if start + size > len(self):
                 raise Unplain("a box overhangs the one that it is in")
-            yield name, Box(self.content[inside : start + size])
+            yield name, Box(self.content[start + inside : start + size])
             start += size
         raise Unplain("too many boxes")
 
 
 def check_told(box: Box) -> None:
     """`Unplain` unless what a file tells of itself is laid out as most writers do: libav goes by names at any depth."""
-    for told in box.parts(known=(b"meta",)).values():
-        parts = told.parts(4, known=(b"hdlr", b"ilst", b"free"))
+    for told in box.parts((b"meta",)).values():
+        parts = told.parts((b"hdlr", b"ilst", b"free"), 4)
         for name, item in parts[b"ilst"].each() if b"ilst" in parts else ():
             if name[:1] != b"\xa9" and name not in TOLD:
                 raise Unplain("something that is told in another way")
-            item.parts(known=(b"data",))
+            item.parts((b"data",))
 
 
 def movie(descriptor: int, known: Collection[bytes]) -> tuple[Box, int]:
@@ -107,13 +111,11 @@ def movie(descriptor: int, known: Collection[bytes]) -> tuple[Box, int]:
     for _ in range(MOST_BOXES):
         if start == size:
             break
-        head = os.pread(descriptor, 16, start)
-        length, name = _head(head)
+        length, inside, name = _head(os.pread(descriptor, 16, start))
         is_first = start == 0
         if name not in known or (name == b"ftyp") != is_first or start + length > size or (is_first and length < 16):
             raise Unplain("a box that is not expected, or not all there")
         if name == b"moov":
-            inside = 16 if head[:4] == b"\0\0\0\1" else 8
             if found is not None or length > MAX_HEADER_BYTES:
                 raise Unplain("two headers, or one without end")
             content = os.pread(descriptor, length - inside, start + inside)
@@ -128,15 +130,15 @@ def movie(descriptor: int, known: Collection[bytes]) -> tuple[Box, int]:
     return found, size
 
 
-def _head(head: bytes) -> tuple[int, bytes]:
-    """How long a box is, all in all, and its name."""
+def _head(head: bytes) -> tuple[int, int, bytes]:
+    """How long a box is, all in all, where what is in it begins, and its name."""
     if len(head) < 8:
         raise Unplain("a box is too short")
     size, name = SIZE_AND_NAME.unpack_from(head)
-    least = 8
+    inside = 8
     if size == 1 and len(head) == 16:
-        (size,), least = LARGE_SIZE.unpack_from(head, 8), 16
+        (size,), inside = LARGE_SIZE.unpack_from(head, 8), 16
     # One that goes on to the end of the file says 0.
-    if size < least:
+    if size < inside:
         raise Unplain("a box that does not say how long it is")
-    return size, name
+    return size, inside, name

@@ -152,14 +152,9 @@ class PyAVReader:
             return
         if memory.is_all:
             raise MediaUnreadable(path, "is not what its index says")
-        tabled = index_by_table(path, limits)
-        if (yield from _tabled(path, tabled, wanted, limits, memory)):
+        if (yield from _tabled(path, wanted, limits, memory)):
             return
         with opened(path, limits) as source:
-            if tabled is None:
-                tabled = index_by_table(path, limits, bool(source.stream.codec_context.has_b_frames))
-                if (yield from _tabled(path, tabled, wanted, limits, memory)):
-                    return
             index = read_index(source)
             if index.can_seek and (yield from _sparse(source, index, wanted, memory)):
                 return
@@ -181,9 +176,15 @@ def _sparse(
 
 
 def _tabled(
-    path: Path, index: PacketIndex | None, wanted: Sequence[Wanted], limits: Limits, memory: Memory
+    path: Path, wanted: Sequence[Wanted], limits: Limits, memory: Memory
 ) -> Generator[tuple[int, np.ndarray], None, bool]:
     """The pictures by a file's own table, if there is one that can tell; whether all came. It is then worth keeping."""
+
+    def reorders() -> bool:
+        with opened(path, limits) as source:
+            return bool(source.stream.codec_context.has_b_frames)
+
+    index = index_by_table(path, limits, reorders)
     if index is None or not index.knows(wanted) or not (yield from _remembered(path, index, wanted, limits)):
         return False
     memory.keep(index)

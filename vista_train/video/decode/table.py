@@ -9,6 +9,7 @@ is one whose packets turn out otherwise. What is damaged in the sound beside the
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
 from fractions import Fraction
@@ -51,11 +52,11 @@ MOST_COLORS = (12, 18, 14)
 LIMITED, FULL = 1, 2
 
 
-def index_by_table(path: Path, limits: Limits, reorders: bool | None = None) -> PacketIndex | None:
+def index_by_table(path: Path, limits: Limits, reorders: Callable[[], bool]) -> PacketIndex | None:
     """The index of the file at `path`, for a decoder that gets its packets directly; None where its table cannot tell.
 
-    `reorders`: as in `PacketIndex.of`; where it is not known, a file that depends on it cannot be told either. Times
-    may all be shifted against those that libav has.
+    `reorders`: as in `PacketIndex.of`; asked where the file depends on it. Times may all be shifted against those that
+    libav has.
     """
     if "mov" not in limits.containers:
         return None
@@ -69,7 +70,7 @@ def index_by_table(path: Path, limits: Limits, reorders: bool | None = None) -> 
     return None
 
 
-def _index(header: Box, file_bytes: int, limits: Limits, reorders: bool | None) -> PacketIndex:
+def _index(header: Box, file_bytes: int, limits: Limits, reorders: Callable[[], bool]) -> PacketIndex:
     boxes, tracks = list(header.each()), []
     if not boxes or boxes[0][0] != OF_MOVIE[0]:
         raise Unplain("no header, or not in front of all that goes by it")
@@ -90,11 +91,9 @@ def _index(header: Box, file_bytes: int, limits: Limits, reorders: bool | None) 
         raise Unplain("too large, or so it says")
     columns = track.columns(file_bytes, limits.max_frames)
     track.check_edits(columns, mvhd.unpack(">I", 20 if mvhd.version else 12)[0])
-    rises = bool((np.diff(columns.pts_P) > 0).all())
-    if reorders is None and rises and setup.codec != "libdav1d":
-        # AV1 alone says itself when its frames are shown.
-        raise Unplain("its times may be made up")
-    index = PacketIndex.of_columns(columns, Fraction(1, track.ticks_a_second), True, bool(reorders))
+    # Times that rise may be made up, but those of AV1 are not, which alone says itself when its frames are shown.
+    asks = setup.codec != "libdav1d" and bool((np.diff(columns.pts_P) > 0).all())
+    index = PacketIndex.of_columns(columns, Fraction(1, track.ticks_a_second), True, asks and reorders())
     if not index.can_seek or not len(index.offset_P):
         raise Unplain("no frame is sure to be found")
     # libav looks for more keyframes in the packets: which of them may stand in for others is not known here.
@@ -111,8 +110,8 @@ class _Track:
     @classmethod
     def of(cls, box: Box) -> _Track | None:
         """None where it is one of sound, or of anything else."""
-        parts = box.parts(known=OF_TRACK)
-        media = _part(parts, b"mdia").parts(known=OF_MEDIA)
+        parts = box.parts(OF_TRACK)
+        media = _part(parts, b"mdia").parts(OF_MEDIA)
         kind = bytes(_part(media, b"hdlr").content[8:12])
         if kind == b"soun":
             return None
@@ -123,14 +122,14 @@ class _Track:
         (ticks_a_second,) = mdhd.unpack(">I", 20 if mdhd.version else 12)
         if not 0 < ticks_a_second < 1 << 31:
             raise Unplain("no time base")
-        inside = _part(media, b"minf").parts(known=OF_INFORMATION)
+        inside = _part(media, b"minf").parts(OF_INFORMATION)
         if b"hdlr" in inside and bytes(inside[b"hdlr"].content[8:12]) not in (b"url ", b"alis"):
             raise Unplain("a track of two kinds")
-        references = _part(inside, b"dinf").parts(known=(b"dref",)).get(b"dref")
+        references = _part(inside, b"dinf").parts((b"dref",)).get(b"dref")
         if references is None or bytes(references.content[4:]) != ONE_REFERENCE:
             raise Unplain("what it shows may be in other files")
-        edits = _part(parts, b"edts").parts(known=(b"elst",)).get(b"elst") if b"edts" in parts else None
-        table = _part(inside, b"stbl").parts(known=OF_TABLE)
+        edits = _part(parts, b"edts").parts((b"elst",)).get(b"elst") if b"edts" in parts else None
+        table = _part(inside, b"stbl").parts(OF_TABLE)
         return cls(table, edits, ticks_a_second, _turns(_matrix(_part(parts, b"tkhd"), 40)))
 
     @property
@@ -149,7 +148,7 @@ class _Track:
         if kind not in CODECS or entry.unpack(">H", 6) != (1,) or not is_plain:
             raise Unplain("another codec")
         codec, box = CODECS[kind]
-        parts = entry.parts(PIXELS_OF_ENTRY, known=OF_ENTRY)
+        parts = entry.parts(OF_ENTRY, PIXELS_OF_ENTRY)
         width, height = entry.unpack(">HH", 24)
         if min(width, height) < MIN_SIDE_PX or not len(_part(parts, box)):
             raise Unplain("too small, or not said how to be decoded")
@@ -163,13 +162,13 @@ class _Track:
         if not 0 < num <= most or (b"sdtp" in self.table and len(self.table[b"sdtp"]) != 4 + num):
             raise Unplain("no packets, or too many")
         size_P = np.full(num, size, np.int64) if size else sizes.array(">u4", num, 12)
-        duration_P = _part(self.table, b"stts").runs(">u4", num, most)
+        duration_P = _part(self.table, b"stts").runs(">u4", num)
         if duration_P.min() < 1 or duration_P.max() > MOST_DELAY:
             raise Unplain("packets of no duration, or without end")
         if size_P.min() < 1 or size_P.max() > MOST_PACKET_BYTES:
             raise Unplain("packets of no length, or without end")
         dts_P = np.cumsum(duration_P) - duration_P
-        delay_P = self.table[b"ctts"].runs(">i4", num, most) if b"ctts" in self.table else np.zeros(num, np.int64)
+        delay_P = self.table[b"ctts"].runs(">i4", num) if b"ctts" in self.table else np.zeros(num, np.int64)
         if delay_P.min() < 0 or delay_P.max() > MOST_DELAY:
             # Where some are negative libav shifts the times of decoding.
             raise Unplain("shown before it is decoded, or long after")
@@ -180,7 +179,7 @@ class _Track:
         pts_P = dts_P + delay_P
         if self.names_keys:
             keys = self.table[b"stss"]
-            keys_K = keys.array(">u4", self._count(keys, num), 8) - 1
+            keys_K = keys.array(">u4", keys.count(num), 8) - 1
             if not len(keys_K) or keys_K[0] != 0 or keys_K[-1] >= num or (np.diff(keys_K) < 1).any():
                 raise Unplain("keyframes that are not there")
             if (pts_P[keys_K[:-1]] >= dts_P[keys_K[1:]]).any():
@@ -189,21 +188,13 @@ class _Track:
             flags_P[keys_K] |= IS_KEY
         return Columns(pts_P, dts_P, duration_P, offset_P, size_P, flags_P)
 
-    @staticmethod
-    def _count(table: Box, most: int) -> int:
-        """How many entries a table says that it has."""
-        (num,) = table.unpack(">I", 4)
-        if num > most:
-            raise Unplain("more entries than there is use for")
-        return num
-
     def _offsets(self, size_P: np.ndarray) -> np.ndarray:
         """Where packets lie: chunks say where they begin, and how many lie in each, one behind the other."""
         large = b"co64" in self.table
         chunks = _part(self.table, b"co64" if large else b"stco")
-        starts_C = chunks.array(">i8" if large else ">u4", self._count(chunks, len(size_P)), 8)
+        starts_C = chunks.array(">i8" if large else ">u4", chunks.count(len(size_P)), 8)
         runs = _part(self.table, b"stsc")
-        first_R, each_R, entry_R = runs.array(">u4", 3 * self._count(runs, len(starts_C)), 8).reshape(-1, 3).T
+        first_R, each_R, entry_R = runs.array(">u4", 3 * runs.count(len(starts_C)), 8).reshape(-1, 3).T
         lengths = np.diff(first_R, append=len(starts_C) + 1)
         if not len(first_R) or first_R[0] != 1 or (lengths < 1).any() or (entry_R != 1).any() or (each_R < 1).any():
             raise Unplain("chunks that do not follow each other")
@@ -219,7 +210,7 @@ class _Track:
         if self.edits is None:
             return
         entry = Struct(">QqI" if self.edits.version else ">IiI")
-        num = self._count(self.edits, 2)
+        num = self.edits.count(2)
         edits = [self.edits.unpack(entry.format, 8 + number * entry.size) for number in range(num)]
         if len(self.edits) != 8 + num * entry.size or any(duration > MOST_DURATION for duration, _, _ in edits):
             raise Unplain("edits of which libav makes something else")
