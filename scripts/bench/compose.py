@@ -4,15 +4,17 @@
 
 `haystack`: a 10 s needle in the middle of 10 minutes of H.264 (a keyframe every 250 frames), 64 frames at 336x336.
 `grid`: 64 clips, 8x8, on one canvas of 336x336; they are put into MP4 files, as most public sets are. CPU seconds,
-decoding threads included, one thread where a loader can be told so; ways take turns, medians of the repeats count.
+decoding threads included, one thread where a loader can be told so; ways take turns of half a second and more, medians
+of the repeats count.
 Files are made once and kept in `--out`.
 
 ours: `cold` knows nothing of the files, `warm` has their packet indexes, `process` is warm, in a process that can be
-killed, `snap` may show keyframes up to 1 s away, `proxies` and `tiles` have what `vista-train proxies` made. (a) writes
-the composed video to an MP4 file (x264 veryfast) and reads 64 frames of it. (b) is the fastest of the loaders in
-opponents.py, on each source, then put together; all of them have one turn, those that come out fastest have the rest.
-Without `--opponents` they are those that this interpreter has. (c) decodes from keyframe to target, as ours does, and
-does nothing with the pictures. cores: as many as a GPU needs that takes 3 samples a second.
+killed, `snap` may show keyframes up to 1 s away, `proxies` and `tiles` have what `vista-train proxies` made, tiles once
+as high as a cell is here, once of the usual 48 pixels. (a) writes the composed video to an MP4 file (x264 veryfast) and
+reads 64 frames of it. (b) is the fastest of the loaders in opponents.py, on each source, then put together; all of them
+have one turn, those that come out fastest have the rest. Without `--opponents` they are those that this interpreter
+has. (c) decodes from keyframe to target, as ours does, and does nothing with the pictures. cores: as many as a GPU
+needs that takes 3 samples a second.
 """
 
 from __future__ import annotations
@@ -54,6 +56,7 @@ FPS, PIECE_SECONDS, NEEDLE_SECONDS = 30, 25, 10
 SAMPLES_PER_SECOND = 3
 CELL_SIZE, CELL_SECONDS = (240, 135), (2.14, 6.0)
 """A grid's clips last at least and at most so long: 64 frames of 30 a second, and little more than is shown."""
+TILE_EDGE, LEAST_TURN_SECONDS = 48, 0.5
 Way = Callable[[], float]
 """Makes the sample once; the CPU seconds that it took."""
 
@@ -94,14 +97,13 @@ def main() -> None:
 
 @dataclass(frozen=True)
 class Case:
-    """A composed video and its files; `proxies`: where their smaller versions are."""
+    """A composed video and its files."""
 
     root: Path
     video: Video
     view: View
-    proxies: Path
-    small: str
-    """What the smaller versions are called: proxies or tiles."""
+    small: Mapping[str, Path]
+    """Where their smaller versions are, by what these are called."""
 
     @property
     def times(self) -> tuple[Fraction, ...]:
@@ -175,7 +177,7 @@ def haystack(folder: Path, height: int, seconds: int, view: View) -> Case:
     middle = host.duration / 2
     video = Concat((host.subclip(0, middle), inside, host.subclip(middle, host.duration)))
     proxies = made_proxies(folder, [long.name, needle.name], Sizes(view.height))
-    return Case(folder, video, view, proxies, "proxies")
+    return Case(folder, video, view, {"proxies": proxies})
 
 
 def grid(folder: Path, clips: Path | None, side: int, view: View) -> Case:
@@ -206,12 +208,17 @@ def grid(folder: Path, clips: Path | None, side: int, view: View) -> Case:
     cells = [clip_of(media, name) for name in names]
     seconds = min(Fraction(3), *(cell.duration for cell in cells))
     video = Grid(tuple(cell.subclip(0, seconds) for cell in cells), side, side, tuple(side * n for n in CELL_SIZE))
-    return Case(root, video, view, made_proxies(root, names, Sizes(view.height, tile_edge=48)), "tiles")
+    # Made for the cell as it is shown here, and for any cell up to the size it would have on a square canvas.
+    places = [one.place for one in requests(video, [Fraction(0)], view.canvas_of(video), view.paint)]
+    edges = (max(min(place.width, place.height) for place in places), TILE_EDGE)
+    made = {edge: made_proxies(root, names, Sizes(view.height, tile_edge=edge)) for edge in edges}
+    return Case(root, video, view, {f"tiles of {edge}": folder for edge, folder in made.items()})
 
 
 def made_proxies(root: Path, names: Sequence[str], sizes: Sizes) -> Path:
     """A folder of the files' proxies, made where they are not there."""
-    out, manifest = root / "proxies", root / f"proxies_of_{len(names)}_{names[0]}.jsonl"
+    edge = f"_tiles_{sizes.tile_edge}" if sizes.tile_edge else ""
+    out, manifest = root / f"proxies{edge}", root / f"proxies_of_{len(names)}_{names[0]}.jsonl"
     manifest.write_text("".join(json.dumps({"video": name, "caption": name}) + "\n" for name in names))
     made = make_proxies(manifest, Media(root, makes_proxies=True), out, sizes, workers=1, cache=root / "cache")
     print(made, file=sys.stderr, flush=True)
@@ -285,12 +292,11 @@ def measure(
 ) -> dict[str, Any]:
     """CPU seconds of every way: of all its turns; the fastest loaders and what ours is to them."""
     cache = {"cache": case.root / "cache"}
-    small = {"proxies": case.proxies, "isolate": "inline"} | cache
     ways: dict[str, Way] = {
         "ours cold": case.ours(isolate="inline"),
         "ours warm": case.ours(isolate="inline", **cache),
         "ours process": case.ours(**cache),
-        f"ours {case.small}": case.ours(**small),
+        **{f"ours {name}": case.ours(proxies=made, isolate="inline", **cache) for name, made in case.small.items()},
         "ours snap": case.ours(isolate="inline", snap_seconds=1.0, **cache),
         "(c) decoder alone": case.limits(),
     }
@@ -301,7 +307,8 @@ def measure(
         if name.removeprefix("ours ") in once:
             spent[name] = [first]
     failed: dict[str, str] = {}
-    for kind, parts in (("", case.parts()), (" on proxies", case.parts(Renditions(str(case.proxies))))):
+    proxies = Renditions(str(next(iter(case.small.values()))))
+    for kind, parts in (("", case.parts()), (" on proxies", case.parts(proxies))):
         tried: dict[str, float] = {}
         for loader in worker.loaders:
             way = worker.way(loader, parts, case)
@@ -318,10 +325,19 @@ def measure(
     for _ in range(repeats):
         for name, way in ways.items():
             if name.removeprefix("ours ") not in once:
-                spent[name].append(way())
+                spent[name].append(turn(way))
     if isinstance(case.video, Concat):
         spent["(a) to a file"] = [case.rendered()() for _ in range(renders)]
     return judged(case, spent, list(ways), failed)
+
+
+def turn(way: Way) -> float:
+    """CPU seconds of a sample, on the average of as many as take `LEAST_TURN_SECONDS`: what takes a twentieth of a
+    second costs half as much again where something else has just filled the processor's caches."""
+    spent = [way()]
+    while sum(spent) < LEAST_TURN_SECONDS:
+        spent.append(way())
+    return statistics.mean(spent)
 
 
 def judged(case: Case, spent: Mapping[str, list[float]], finals: Sequence[str], failed: Any) -> dict[str, Any]:
@@ -330,11 +346,11 @@ def judged(case: Case, spent: Mapping[str, list[float]], finals: Sequence[str], 
     loaders = [name for name in finals if not name.startswith(("ours", "(c)"))]
     best = min((name for name in loaders if not name.endswith("on proxies")), key=median.__getitem__)
     small = min((name for name in loaders if name.endswith("on proxies")), key=median.__getitem__)
-    ours, smaller, alone = median["ours warm"], median[f"ours {case.small}"], median["(c) decoder alone"]
-    ratios = {
-        "(b) to ours": median[best] / ours, f"(b) to ours {case.small}": median[best] / smaller,
-        f"(b) on proxies to ours {case.small}": median[small] / smaller, "ours to (c)": ours / alone,
-    }  # fmt: skip
+    ours, alone = median["ours warm"], median["(c) decoder alone"]
+    ratios = {"(b) to ours": median[best] / ours, "ours to (c)": ours / alone}
+    for name in case.small:
+        ratios[f"(b) to ours {name}"] = median[best] / median[f"ours {name}"]
+        ratios[f"(b) on proxies to ours {name}"] = median[small] / median[f"ours {name}"]
     if "(a) to a file" in median:
         ratios["(a) to ours"] = median["(a) to a file"] / ours
     return {

@@ -150,7 +150,7 @@ def test_with_snap_renditions_show_the_same_frames_as_their_file(make: Make, odd
     originals = dict(Media(odd, isolate="inline", limits=LIMITS).pictures("plain.mp4", wanted))
     assert max(abs(pictures[at].astype(int) - originals[at]).mean() for at in originals) < 6
     exact = dict(
-        Media(odd, isolate="inline", limits=LIMITS).pictures("plain.mp4", [replace(w, window=None) for w in wanted])
+        Media(odd, isolate="inline", limits=LIMITS).pictures("plain.mp4", [w._replace(window=None) for w in wanted])
     )
     assert max(abs(exact[at].astype(int) - originals[at]).mean() for at in originals) > 12, "keyframes were shown"
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -39,4 +38,4 @@ def wishes(path: Path) -> list[Wanted]:
 
 def windowed(wanted: list[Wanted]) -> list[Wanted]:
     """The same, where a keyframe may stand in that begins up to a second before or after."""
-    return [replace(one, window=(max(Fraction(0), one.time - 1), one.time + 1)) for one in wanted]
+    return [one._replace(window=(max(Fraction(0), one.time - 1), one.time + 1)) for one in wanted]

@@ -304,17 +304,18 @@ def test_a_part_of_a_file_shows_what_the_whole_shows_there(world: Path, clips: l
 
 def test_each_file_is_decoded_once_in_increasing_time(world: Path, clips: list[Clip], monkeypatch) -> None:
     calls: list[str] = []
-    pictures = Media.pictures
+    batches = Media.batches
 
     def counted(media: Media, key: str, wanted: list[Wanted], predicted_seconds: float):
         calls.append(key)
         latest = Fraction(0)
-        for index, picture_HWC in pictures(media, key, wanted, predicted_seconds):
-            assert wanted[index].time >= latest
-            latest = wanted[index].time
-            yield index, picture_HWC
+        for numbers, pictures_NHWC in batches(media, key, wanted, predicted_seconds):
+            for index in numbers:
+                assert wanted[index].time >= latest
+                latest = wanted[index].time
+            yield numbers, pictures_NHWC
 
-    monkeypatch.setattr(Media, "pictures", counted)
+    monkeypatch.setattr(Media, "batches", counted)
     host, needle = clips[0], clips[5].subclip(0, 1)
     joined = Concat((host.subclip(2, 4), needle, host.subclip(0, 2), needle, clips[9]))
     video = Overlay(joined, host, 0, Box(0.5, 0.5, 1, 1))

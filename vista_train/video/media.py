@@ -34,7 +34,9 @@ from vista_train.video.renditions import PROXY, TILES, Rendition, Renditions
 
 ISOLATION = ("process", "inline")
 MAX_NUMBER = 1 << 62
-Shown: TypeAlias = Generator[tuple[int, np.ndarray], None, bool]
+Batch: TypeAlias = tuple[Sequence[int], np.ndarray]
+"""The numbers of some pictures of one size, and pictures_NHWC."""
+Shown: TypeAlias = Generator[Batch, None, bool]
 """Pictures by number, and in the end whether all of them came."""
 NOT_AGAIN = "not tried again, having failed before in this run"
 
@@ -137,23 +139,26 @@ class Media:
         anomaly an index may come again, and the last counts. A picture is valid until the next one is asked for.
         `predicted_seconds`: see `Limits.deadline`.
         """
-        with self._named(key):
-            yield from self._pictures(key, wanted, predicted_seconds)
+        for numbers, pictures_NHWC in self.batches(key, wanted, predicted_seconds):
+            yield from zip(numbers, pictures_NHWC, strict=True)
 
-    def _pictures(
-        self, key: str, wanted: Sequence[Wanted], predicted_seconds: float
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    def batches(self, key: str, wanted: Sequence[Wanted], predicted_seconds: float = 0.0) -> Iterator[Batch]:
+        """`pictures`, as many at a time as come together; none of them may be written to."""
+        with self._named(key):
+            yield from self._batches(key, wanted, predicted_seconds)
+
+    def _batches(self, key: str, wanted: Sequence[Wanted], predicted_seconds: float) -> Iterator[Batch]:
         left = dict(enumerate(wanted))
         for which in [which for which, one in left.items() if self._held and (key, one) in self._held]:
             self.drawn["shared"] += 1
-            yield which, self._held[key, left.pop(which)]
+            yield [which], self._held[key, left.pop(which)][None]
         yield from self._renditions_of(key, left)
         if left:
             numbers = list(left)
-            for at, picture_HWC in self._original(key, list(left.values()), predicted_seconds):
-                yield numbers[at], picture_HWC
+            for ats, pictures_NHWC in self._original(key, list(left.values()), predicted_seconds):
+                yield [numbers[at] for at in ats], pictures_NHWC
 
-    def _renditions_of(self, key: str, left: dict[int, Wanted]) -> Iterator[tuple[int, np.ndarray]]:
+    def _renditions_of(self, key: str, left: dict[int, Wanted]) -> Iterator[Batch]:
         """The pictures that renditions have; they are left no more."""
         stamp = self.stamp(key) if self._renditions is not None and left else None
         if self._renditions is None or stamp is None:
@@ -174,7 +179,9 @@ class Media:
 
     def _tiles(self, key: str, found: Rendition, wanted: Mapping[int, Wanted], places: Mapping[int, int]) -> Shown:
         with suppress(OSError, ValueError, Anomaly):
-            yield from self._counted("tiles", found.tiles(wanted, places))
+            for numbers, pictures_NHWC in found.tiles(wanted, places):
+                self.drawn["tiles"] += len(numbers)
+                yield numbers, pictures_NHWC
             return True
         return False
 
@@ -186,11 +193,9 @@ class Media:
         file = (self._rules, self._renditions.folder, key, found.stamp, found.size)
         kept = Kept(self._frames, file, list(wanted.values()))
         try:
-            for which, picture_HWC in self._counted("cache", kept.look(found.index)):
-                yield numbers[which], picture_HWC
+            yield from self._counted("cache", kept.look(found.index), numbers)
             decoded = self._decoded(door, name, kept.left, 0.0, attached=True)
-            for which, picture_HWC in self._counted("proxy", kept.through(decoded)):
-                yield numbers[which], picture_HWC
+            yield from self._counted("proxy", kept.through(decoded), numbers)
         except MediaError:
             # Whatever is wrong with it, the file is still there.
             self.drawn["unfit proxy"] += 1
@@ -198,17 +203,16 @@ class Media:
         kept.write(found.index)
         return True
 
-    def _original(
-        self, key: str, wanted: Sequence[Wanted], predicted_seconds: float
-    ) -> Iterator[tuple[int, np.ndarray]]:
+    def _original(self, key: str, wanted: Sequence[Wanted], predicted_seconds: float) -> Iterator[Batch]:
         status = None if self._frames is None else self._status(key)
         stamp = None if status is None else stamp_of(status)
         # Copied over, a file may keep its time of change; to the disk it is another.
         inode = None if status is None else (status.st_ino, status.st_ctime_ns)
         kept = Kept(None if status is None else self._frames, (self._rules, key, stamp, inode), wanted)
-        yield from self._counted("cache", kept.look(self._known(key, stamp, wanted)))
+        numbers = range(len(wanted))
+        yield from self._counted("cache", kept.look(self._known(key, stamp, wanted)), numbers)
         decoded = self._decoded(self._door, key, kept.left, predicted_seconds)
-        yield from self._counted("file", kept.through(decoded))
+        yield from self._counted("file", kept.through(decoded), numbers)
         # The first time, decoding it has taught what is needed to find its pictures again.
         kept.write(self._known(key, stamp, wanted))
 
@@ -217,10 +221,12 @@ class Media:
         index = self._memory(self._door, key, stamp).index()
         return index if index is not None and index.knows(wanted) else None
 
-    def _counted(self, whence: str, pictures: Iterable[tuple[int, np.ndarray]]) -> Iterator[tuple[int, np.ndarray]]:
-        for found in pictures:
+    def _counted(
+        self, whence: str, pictures: Iterable[tuple[int, np.ndarray]], numbers: Sequence[int]
+    ) -> Iterator[Batch]:
+        for at, picture_HWC in pictures:
             self.drawn[whence] += 1
-            yield found
+            yield [numbers[at]], picture_HWC[None]
 
     def _memory(self, door: Door, key: str, stamp: tuple[int, int] | None) -> IndexFile:
         if self._indexes is None or stamp is None:
@@ -325,8 +331,9 @@ class Media:
             if self.limits.deadline(2 * predicted[key]) >= self.limits.max_deadline_seconds:
                 continue
             with suppress(MediaError):
-                pictures = {which: p.copy() for which, p in other._pictures(key, once, predicted[key])}
-                other._held |= {(key, once[which]): picture_HWC for which, picture_HWC in pictures.items()}
+                batches = [(numbers, p.copy()) for numbers, p in other._batches(key, once, predicted[key])]
+                for numbers, pictures_NHWC in batches:
+                    other._held |= zip(((key, once[which]) for which in numbers), pictures_NHWC, strict=True)
         return other
 
     def refuse(self, keys: Iterable[str]) -> None:

@@ -6,6 +6,8 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +18,7 @@ from vista_train.video.composition import Clip, Concat, Grid, Overlay, Video
 from vista_train.video.decode import Wanted
 from vista_train.video.decode.limits import predicted_seconds
 from vista_train.video.geometry import Box, Fit, Pixels, Rect
-from vista_train.video.media import Media
+from vista_train.video.media import Batch, Media
 from vista_train.video.sampling import View
 from vista_train.video.scaling import resized
 
@@ -35,6 +37,10 @@ class Request(NamedTuple):
     """The part of the canvas it may paint."""
     holes: tuple[Pixels, ...] = ()
     """Parts of the window that something lies over."""
+
+
+PLACE = slice(3, 6)
+"""The fields of a request that say where it goes, whatever the frame."""
 
 
 def render(
@@ -59,8 +65,8 @@ def render(
         by_file[request.clip.path].append(request)
     media.refuse(path for path, wanted in by_file.items() if wanted[0].clip.frames_TCHW is None)
     for path, wanted in by_file.items():
-        for request, picture_HWC in _pictures(path, wanted, media):
-            _paint(canvas_THWC[request.frame], picture_HWC, request)
+        for numbers, pictures_NHWC in _batches(path, wanted, media):
+            _paint(canvas_THWC, [wanted[number] for number in numbers], pictures_NHWC)
     return torch.from_numpy(frames_TCHW)
 
 
@@ -85,7 +91,9 @@ def requests(video: Video, times: Sequence[Fraction], size: tuple[int, int], fit
             raise ValueError(f"time {float(time)} s lies outside the video, [0, {float(video.duration)}) s")
     canvas = Rect.of_size(*size)
     slot = _Slot(canvas.fitted(*video.size, fit), canvas.pixels())
-    return [request for request in slot.requests(video, list(enumerate(times))) if not _hidden(request)]
+    return [
+        request for request in slot.requests(video, list(enumerate(times))) if not (request.holes and _hidden(request))
+    ]
 
 
 @dataclass(frozen=True)
@@ -146,16 +154,15 @@ def _hidden(request: Request) -> bool:
     return any(hole & window == window for hole in request.holes)
 
 
-def _pictures(path: str, wanted: list[Request], media: Media) -> Iterator[tuple[Request, np.ndarray]]:
+def _batches(path: str, wanted: list[Request], media: Media) -> Iterator[Batch]:
     """The pictures of one file, each as tall and wide as its place."""
     clip = wanted[0].clip
     if clip.frames_TCHW is not None:
-        for request in wanted:
-            yield request, _from_memory(request, max(1, request.place.width), max(1, request.place.height))
+        for number, request in enumerate(wanted):
+            yield [number], _from_memory(request, max(1, request.place.width), max(1, request.place.height))[None]
         return
     asked = [_wanted(request, media.snap_seconds) for request in wanted]
-    for index, picture_HWC in media.pictures(path, asked, predicted_for(clip, asked)):
-        yield wanted[index], picture_HWC
+    yield from media.batches(path, asked, predicted_for(clip, asked))
 
 
 def predicted_for(clip: Clip, wanted: Sequence[Wanted]) -> float:
@@ -166,10 +173,11 @@ def predicted_for(clip: Clip, wanted: Sequence[Wanted]) -> float:
 
 def _wanted(request: Request, snap_seconds: Fraction) -> Wanted:
     """What to ask of a file. A frame that stands in begins in the clip: outside it other things are shown."""
-    clip, time, window = request.clip, request.time, None
-    if snap_seconds:
-        window = (max(clip.start, time - snap_seconds), min(clip.end, time + snap_seconds))
-    return Wanted(time, max(1, request.place.width), max(1, request.place.height), window)
+    clip, time, _, place, *_ = request
+    size = (place.width or 1, place.height or 1)
+    if not snap_seconds:
+        return Wanted(time, *size)
+    return Wanted(time, *size, (max(clip.start, time - snap_seconds), min(clip.end, time + snap_seconds)))
 
 
 def _from_memory(request: Request, width: int, height: int) -> np.ndarray:
@@ -180,19 +188,37 @@ def _from_memory(request: Request, width: int, height: int) -> np.ndarray:
     return resized(frames_TCHW[index].permute(1, 2, 0).numpy(), width, height)
 
 
-def _paint(frame_HWC: np.ndarray, picture_HWC: np.ndarray, request: Request) -> None:
-    """Paste a picture into its window, leaving the holes as they are."""
-    window, place = request.window, request.place
-    if window == place and not request.holes:
-        _area(frame_HWC, window)[...] = picture_HWC
-        return
-    hidden = [hole & window for hole in request.holes]
-    saved = [(area, _area(frame_HWC, area).copy()) for area in hidden if not area.empty]
+def _paint(canvas_THWC: np.ndarray, painted: Sequence[Request], pictures_NHWC: np.ndarray) -> None:
+    """Paste pictures into their windows, leaving the holes as they are."""
+    first = 0
+    for where, alike in groupby(painted, key=itemgetter(PLACE)):
+        frames = [request.frame for request in alike]
+        last = first + len(frames)
+        _paste(canvas_THWC, _at(frames), pictures_NHWC[first:last], *where)
+        first = last
+
+
+def _paste(
+    canvas_THWC: np.ndarray,
+    frames: slice | list[int],
+    pictures_NHWC: np.ndarray,
+    place: Pixels,
+    window: Pixels,
+    holes: tuple[Pixels, ...],
+) -> None:
+    hidden = [hole & window for hole in holes]
+    saved = [(area, canvas_THWC[_area(frames, area)].copy()) for area in hidden if not area.empty]
     top, left = window.top - place.top, window.left - place.left
-    _area(frame_HWC, window)[...] = picture_HWC[top : top + window.height, left : left + window.width]
-    for area, pixels_HWC in saved:
-        _area(frame_HWC, area)[...] = pixels_HWC
+    canvas_THWC[_area(frames, window)] = pictures_NHWC[:, top : top + window.height, left : left + window.width]
+    for area, pixels_NHWC in saved:
+        canvas_THWC[_area(frames, area)] = pixels_NHWC
 
 
-def _area(frame_HWC: np.ndarray, area: Pixels) -> np.ndarray:
-    return frame_HWC[area.top : area.bottom, area.left : area.right]
+def _at(frames: list[int]) -> slice | list[int]:
+    """The frames as numpy takes them: those that follow each other as a slice, which is a good deal faster."""
+    first, last = frames[0], frames[-1] + 1
+    return slice(first, last) if frames == list(range(first, last)) else frames
+
+
+def _area(frames: slice | list[int], area: Pixels) -> tuple[slice | list[int], slice, slice]:
+    return frames, slice(area.top, area.bottom), slice(area.left, area.right)

@@ -84,8 +84,10 @@ class Rendition:
             and self.container in limits.containers
         )
 
-    def tiles(self, wanted: Mapping[int, Wanted], places: Mapping[int, int]) -> Iterator[tuple[int, np.ndarray]]:
-        """(number, picture_HWC uint8) of a rendition that is tiles; `ValueError` if some are not there."""
+    def tiles(
+        self, wanted: Mapping[int, Wanted], places: Mapping[int, int]
+    ) -> Iterator[tuple[Sequence[int], np.ndarray]]:
+        """(numbers, pictures_NHWC uint8) of a rendition that is tiles; `ValueError` if some are not there."""
         width, height = self.size
         if width * height > MAX_TILE_PX:
             raise ValueError(f"tiles of {width}x{height}")
@@ -93,7 +95,8 @@ class Rendition:
         for which, one in wanted.items():
             by_size.setdefault((one.width, one.height), []).append(which)
         for (out_width, out_height), members in by_size.items():
-            once = sorted({places[which] for which in members})
+            asked = [places[which] for which in members]
+            once = sorted(set(asked))
             pictures_NHWC = np.empty((len(once), height, width, 3), np.uint8)
             for first, last in _runs(once):
                 tiles = pictures_NHWC[first:last].data.cast("B")
@@ -101,9 +104,7 @@ class Rendition:
                 if os.preadv(self.known.file.fileno(), [tiles], start) != len(tiles):
                     raise ValueError("a tile is missing")
             pictures_NHWC = resized_alike(pictures_NHWC, out_width, out_height)
-            at = {place: number for number, place in enumerate(once)}
-            for which in members:
-                yield which, pictures_NHWC[at[places[which]]]
+            yield members, pictures_NHWC if asked == once else pictures_NHWC[np.searchsorted(once, asked)]
 
 
 @dataclass(frozen=True)

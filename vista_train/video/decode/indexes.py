@@ -29,6 +29,8 @@ MIN_PACKETS = 1024
 """A file of fewer packets has been read through as soon as its index is found."""
 SHORT = 8192
 """A column of so few numbers is read at once."""
+SHORT_BYTES = 1 << 16
+"""What begins an index is read at once, so much of it at least."""
 MAX_TEXT_BYTES = 1 << 20
 MAX_TICKS = 1 << 62
 MAX_BYTES = 128 << 20
@@ -170,39 +172,51 @@ class Known:
 
 def read_attached(path: Path) -> Known:
     """The index at the end of a file. `ValueError` where there is none, or not a whole one."""
-    with path.open("rb", buffering=0) as file:
-        size = os.fstat(file.fileno()).st_size
-        start, magic = END.unpack(os.pread(file.fileno(), END.size, max(0, size - END.size)).ljust(END.size))
-    if magic != END_MAGIC or start > size:
-        raise ValueError("no index at its end")
-    return read(path, start)
+    return _read(path, attached=True)
 
 
-def read(path: Path, start: int = 0) -> Known:
-    """The index whose bytes begin at `start` of a file. `ValueError` unless it is whole, and whatever stands there:
-    a file that has taken over its decoder may have made it up."""
+def read(path: Path) -> Known:
+    """The index that a file is. `ValueError` unless it is whole, and whatever stands there: a file that has taken over
+    its decoder may have made it up."""
+    return _read(path, attached=False)
+
+
+def _read(path: Path, attached: bool) -> Known:
+    file = path.open("rb", buffering=0)
     try:
-        return _read(path, start)
+        return _parsed(file, _start(file) if attached else 0)
     except (KeyError, TypeError, ArithmeticError, RecursionError, MemoryError, Anomaly, struct.error) as error:
         raise ValueError(f"no index ({type(error).__name__})") from error
 
 
-def _read(path: Path, start: int) -> Known:
-    file = path.open("rb", buffering=0)
+def _start(file: BinaryIO) -> int:
+    """Where the index at the end of a file starts."""
+    size = os.fstat(file.fileno()).st_size
+    start, magic = END.unpack(os.pread(file.fileno(), END.size, max(0, size - END.size)).ljust(END.size))
+    if magic != END_MAGIC or start > size:
+        raise ValueError("no index at its end")
+    return int(start)
+
+
+def _parsed(file: BinaryIO, start: int) -> Known:
     size = os.fstat(file.fileno()).st_size
     magic, text_bytes, all_bytes = HEAD.unpack(os.pread(file.fileno(), HEAD.size, start).ljust(HEAD.size))
     if magic != MAGIC or start + all_bytes > size or all_bytes > MAX_BYTES or text_bytes > MAX_TEXT_BYTES:
         raise ValueError("no index, or not a whole one")
-    facts = json.loads(os.pread(file.fileno(), text_bytes, start + HEAD.size))
     at = HEAD.size + text_bytes
+    begins = os.pread(file.fileno(), max(at, min(all_bytes, SHORT_BYTES)), start)
+    facts = json.loads(begins[HEAD.size : at])
     columns: dict[str, Any] = {}
     for (name, kind), length in zip(ARRAYS.items(), facts["lengths"], strict=True):
         at += -at % 8
         column = Stored(file, kind, whole(length, 0, MAX_BYTES), start + at)
-        at += length * np.dtype(kind).itemsize
+        first, at = at, at + length * np.dtype(kind).itemsize
         if at > all_bytes:
             raise ValueError("an index that is longer than it says")
-        columns[name] = column[:] if length <= SHORT else column
+        if at <= len(begins):
+            columns[name] = np.frombuffer(begins, kind, length, first)
+        else:
+            columns[name] = column[:] if length <= SHORT else column
     lengths = {name: len(column) for name, column in columns.items()}
     of_packets = {lengths[name] for name in ("pts_P", "dts_P", "rank_P")}
     of_places = {lengths[name] for name in ("offset_P", "size_P")}
