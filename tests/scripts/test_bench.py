@@ -41,7 +41,7 @@ def test_every_way_to_compose_runs_in_small(tmp_path: Path) -> None:
     assert found["loaders"] == ["PyAV in order", "decord"]
     haystack, grid = found["cases"]["haystack 90p"], found["cases"]["grid 2x2"]
     assert (haystack["frames"], haystack["files"], grid["frames"], grid["files"]) == (4, 2, 4, 4)
-    for case, small in ((haystack, "ours proxies"), (grid, "ours tiles")):
+    for case, small in ((haystack, "ours proxies"), (grid, "ours tiles of 48")):
         assert case["failed"] == {}
         assert case["b"] in found["loaders"]
         assert {"ours cold", "ours warm", "ours process", "ours snap", small} < set(case["cpu_seconds"])
