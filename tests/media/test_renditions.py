@@ -108,6 +108,16 @@ def test_tiles_at_a_lower_rate_serve_the_times_they_have(make: Make) -> None:
         assert set(media.drawn) == {kind}, time
 
 
+def test_tiles_come_by_number_in_any_order_and_more_than_once(make: Make) -> None:
+    media = make("plain.mp4", Sizes(HEIGHT, HEIGHT // 2))
+    wanted = [Wanted(Fraction(at, 8), 12, 12) for at in (5, 1, 1, 9, 5, 0)]
+    pictures = dict(media.pictures("plain.mp4", wanted))
+    assert media.drawn == {"tiles": len(wanted)}
+    for at, one in enumerate(wanted):
+        ((_, alone_HWC),) = media.pictures("plain.mp4", [one])
+        assert (pictures[at] == alone_HWC).all(), at
+
+
 def test_a_file_that_has_changed_has_no_renditions(make: Make, odd: Path, tmp_path: Path) -> None:
     (tmp_path / "a.mp4").write_bytes((odd / "plain.mp4").read_bytes())
     media = make("a.mp4", Sizes(HEIGHT, HEIGHT // 2), root=tmp_path)

@@ -356,4 +356,25 @@ MUTANTS = (
         "",
         ISOLATE + "test_a_decoder_has_nothing_that_is_secret",
     ),
+    Mutant(
+        "tiles_in_the_order_they_lie_in",
+        "vista_train/video/renditions.py",
+        "pictures_NHWC[np.searchsorted(once, asked)]",
+        "pictures_NHWC[np.searchsorted(once, sorted(asked))]",
+        "tests/media/test_renditions.py::test_tiles_come_by_number_in_any_order_and_more_than_once",
+    ),
+    Mutant(
+        "all_pictures_of_a_file_in_one_place",
+        "vista_train/video/render.py",
+        "groupby(painted, key=itemgetter(PLACE))",
+        "[(painted[0][PLACE], painted)]",
+        "tests/video/test_render.py::test_pictures_that_come_together_go_where_each_belongs",
+    ),
+    Mutant(
+        "a_run_of_frames_whatever_the_frames",
+        "vista_train/video/render.py",
+        "    return slice(first, last) if frames == list(range(first, last)) else frames\n",
+        "    return slice(first, last) if last - first == len(frames) else frames\n",
+        "tests/video/test_render.py::test_pictures_that_come_together_go_where_each_belongs",
+    ),
 )

@@ -327,6 +327,26 @@ def test_each_file_is_decoded_once_in_increasing_time(world: Path, clips: list[C
     assert sum(request.clip.path == host.path for request in requests(video, times, (56, 56), "squash")) > 12
 
 
+@pytest.mark.parametrize("order", [(3, 0, 1, 2, 2, 7, 5, 4, 6, 11, 10, 3), (0, 2, 1, 3, 4, 6, 5, 7, 8, 10, 9, 11)])
+def test_pictures_that_come_together_go_where_each_belongs(order, world: Path, clips, monkeypatch) -> None:
+    host, needle = clips[0], clips[5].subclip(0, 1)
+    grid = Grid((host, host.subclip(1, 3), needle, host), 2, 2)
+    video = Overlay(Concat((host.subclip(2, 4), grid, needle)), host, Fraction(1, 2), Box(0.1, 0.2, 0.55, 0.7))
+    times = [video.duration * at / 12 for at in order]
+    one_by_one = render(video, times, (50, 40), media=world)
+    batches = Media.batches
+
+    def together(media: Media, key: str, wanted: list[Wanted], predicted_seconds: float):
+        by_size: dict[tuple[int, ...], list[tuple[int, np.ndarray]]] = {}
+        for (index,), pictures_NHWC in batches(media, key, wanted, predicted_seconds):
+            by_size.setdefault(pictures_NHWC.shape, []).append((index, pictures_NHWC[0].copy()))
+        for found in by_size.values():
+            yield [index for index, _ in found], np.stack([picture_HWC for _, picture_HWC in found])
+
+    monkeypatch.setattr(Media, "batches", together)
+    assert torch.equal(render(video, times, (50, 40), media=world), one_by_one)
+
+
 def test_tiny_places_of_a_file_are_rendered(world: Path, clips: list[Clip]) -> None:
     grid = Grid((clips[0], clips[8]) * 32, 8, 8)
     for size in ((9, 8), (40, 23), (1, 1)):
