@@ -32,13 +32,16 @@ LEVELS = {
     "data": 4,
     "models": 4,
     "training": 5,
+    "synthesis": 5,
+    "evaluation": 5,
     # Its sections are made of the settings of all rooms; nothing but the commands may know it.
     "config": 6,
     "train": 7,
     "preview": 7,
     "merge": 7,
     "doctor": 7,
-    "cli": 8,
+    "commands": 8,
+    "cli": 9,
 }
 """A module imports from rooms of a lower level, and from its own."""
 CONFINED = {

@@ -149,30 +149,26 @@ def stacked(pictures: Sequence[Image.Image]) -> Image.Image:
     return whole
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Exit code 2 and one sentence for what the user can mend."""
-    parser = argparse.ArgumentParser(prog="vista_train.preview", description=__doc__)
+def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a YAML recipe")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="recipe keys to change")
     parser.add_argument("--position", type=int, default=0, help="the (first) training position to show")
     parser.add_argument("--count", type=int, default=1, help="how many positions to show")
-    parser.add_argument("--out", default="preview.png", help="a .png, or an .html page of many")
-    # Overrides may stand before options and behind them.
-    arguments = parser.parse_intermixed_args(argv)
-    out = Path(arguments.out)
+    parser.add_argument("--out", type=Path, default="preview.png", help="a .png, or an .html page of many")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Write the sheets, or the page."""
+    out = arguments.out
     if out.suffix not in (".png", ".html"):
-        parser.error(f"--out is {out}; it must end in .png or .html")
+        raise ValueError(f"--out is {out}; it must end in .png or .html")
     if arguments.count < 1 or arguments.position < 0:
-        parser.error("--count must be at least 1, --position at least 0")
-    try:
-        recipe = load_recipe(arguments.recipe, arguments.overrides)
-        dataset = recipe.make_dataset(recipe.make_family().codec, ledger.read(Path(recipe.output) / ledger.NAME))
-        view = recipe.make_view()
-        positions = range(arguments.position, arguments.position + arguments.count)
-        everyone = [look(dataset, position) for position in positions]
-    except (ValueError, MediaError) as error:
-        print(f"vista_train: {redacted(str(error))}", file=sys.stderr)
-        return 2
+        raise ValueError(f"--count is {arguments.count}, --position {arguments.position}; they must be 1, 0 or more")
+    recipe = load_recipe(arguments.recipe, arguments.overrides)
+    dataset = recipe.make_dataset(recipe.make_family().codec, ledger.read(Path(recipe.output) / ledger.NAME))
+    view = recipe.make_view()
+    positions = range(arguments.position, arguments.position + arguments.count)
+    everyone = [look(dataset, position) for position in positions]
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".html":
         out.write_text(page(everyone, view), encoding="utf-8")
@@ -180,6 +176,17 @@ def main(argv: Sequence[str] | None = None) -> int:
         stacked([sheet(shown, view) for shown in everyone]).save(out)
     print(f"{len(everyone)} samples in {out}")
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line. Exit code 2 and one sentence for what the user can mend."""
+    parser = argparse.ArgumentParser(prog="vista_train.preview", description=__doc__)
+    describe(parser)
+    try:
+        return run(parser.parse_intermixed_args(argv))
+    except (ValueError, MediaError) as error:
+        print(f"vista_train: {redacted(str(error))}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -61,9 +61,7 @@ def _is_ours(error: Exception) -> bool:
     return Path(last.filename).is_relative_to(Path(__file__).parent)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line. Exit code 2 and one sentence for what the user can mend."""
-    parser = argparse.ArgumentParser(prog="vista_train.train", description=__doc__)
+def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("recipe", help="a YAML recipe")
     parser.add_argument(
         "overrides", nargs="*", metavar="key=value", help="recipe keys to change, such as train.steps=9"
@@ -74,7 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="profile these steps, counted from 1, the last one included, on one rank (`steps=10:15,rank=3`; default, "
         "rank 0): a trace and a table in <output>/profile",
     )
-    arguments = parser.parse_intermixed_args(argv)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Train; exit code 2 and one sentence for what the user can mend."""
     # From the start: a launcher that passes a signal on must not kill a rank that still loads.
     signals = StopSignal().listen()
     try:
@@ -99,6 +100,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals.ignore()
     shut_down()
     return 0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line, for launchers that start a module."""
+    parser = argparse.ArgumentParser(prog="vista_train.train", description=__doc__)
+    describe(parser)
+    return run(parser.parse_intermixed_args(argv))
 
 
 if __name__ == "__main__":
