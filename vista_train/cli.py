@@ -10,6 +10,7 @@ from collections.abc import Sequence
 COMMANDS = {
     "train": ("vista_train.train", "train what a recipe says"),
     "preview": ("vista_train.preview", "see what the model will see, and what it will be told"),
+    "import": ("vista_train.commands.importing", "write a published data set, or a folder of videos, as a manifest"),
     "check": ("vista_train.commands.check", "look into every file that a manifest names, and clean it"),
     "proxies": ("vista_train.commands.proxies", "make small, quick versions of a manifest's files"),
     "ledger": ("vista_train.commands.ledger", "what a run has lost, by reason and source"),

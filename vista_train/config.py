@@ -16,6 +16,8 @@ from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from vista_train.augment import REGISTRY
 from vista_train.data.dataset import Ingredient, VistaDataset
+from vista_train.data.reading import Reading
+from vista_train.data.records import HUB
 from vista_train.data.rows import RowBudget
 from vista_train.data.sidecars import cache_folder
 from vista_train.data.sources import ClipSource
@@ -38,17 +40,22 @@ MAX_RECIPE_VALUES = 100_000
 LimitsSection = model_of("LimitsSection", Limits)
 
 
-class ManifestEntry(Strict):
-    """One manifest: a JSONL file of clips."""
+class ManifestEntry(model_of("ReadingSection", Reading)):  # type: ignore[misc]
+    """One manifest: a file of clips, or a published file, a folder, or a data set on the Hub."""
 
     model_config = ConfigDict(use_attribute_docstrings=True)
 
     path: str
-    """The JSONL file, relative to `data.root` (or absolute)."""
+    """The file, relative to `data.root` (or absolute); `*.parquet` or a folder of such files; `hub:owner/name`."""
     name: str = ""
     """What roles call it; default, the file's name without its ending."""
     weight: float = Field(default=1.0, ge=0)
     """How often an anchor clip is drawn from it, against the other manifests."""
+
+    def open(self, media: Media, cache: str | None) -> ClipSource:
+        """Its clips; opens (and on first use, indexes) it."""
+        path = self.path if self.path.startswith(HUB) else media.root / self.path
+        return ClipSource(path, media, cache, reading=build(Reading, self))
 
 
 class DataSection(Strict):
@@ -182,7 +189,7 @@ class Recipe(Strict):
         if len(entries) < len(self.data.manifests):
             raise ValueError("data.manifests: two manifests have the same name; give each a `name` of its own")
         media = self.make_media()
-        sources = {name: ClipSource(media.root / entry.path, media, self.data.cache) for name, entry in entries.items()}
+        sources = {name: entry.open(media, self.data.cache) for name, entry in entries.items()}
         return VistaDataset(
             sources,
             self.make_mix(),
@@ -271,7 +278,7 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
     try:
         # The rooms check their own settings when they are built.
         recipe.make_settings(), recipe.make_view(), recipe.make_loop(), recipe.make_optimizer(), recipe.make_mix()
-        recipe.make_limits()
+        recipe.make_limits(), [build(Reading, entry) for entry in recipe.data.manifests]
         most, room = recipe.family.max_tokens, recipe.make_loop().budget.max_row_tokens
         if most > room:
             raise ValueError(f"family.max_tokens is {most}, train.max_row_tokens {room}; a sample must fit into a row")

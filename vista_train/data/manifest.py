@@ -8,10 +8,11 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any, NoReturn, get_args
 
 import datasets
 import numpy as np
@@ -19,8 +20,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from vista_train.data.reading import MANIFEST, Reading
+from vista_train.data.records import Record
 from vista_train.data.sidecars import cache_folder, key_of, publish
 from vista_train.redact import phrase, redacted
+from vista_train.video.composition import QAKind
 
 MAX_LINE_BYTES = 1 << 20
 BATCH_ROWS = 8192
@@ -39,7 +43,10 @@ FEATURES = datasets.Features(
 )
 """One column a key. `source` and `start` hold their defaults, `qa` is JSON text, all else unknown is null."""
 KEYS = frozenset(FEATURES)
-QA_KEYS = frozenset(("question", "answer", "distractors"))
+SOURCE = list(FEATURES).index("source")
+REFUSED = pa.schema([("where", pa.string()), ("reason", pa.string())])
+QA_KEYS = frozenset(("question", "answer", "distractors", "kind", "clips"))
+QA_KINDS = get_args(QAKind)
 
 
 @dataclass(frozen=True)
@@ -49,12 +56,21 @@ class Manifest:
     path: Path
     folder: Path
     key: str
-    """Names this content of this file: a hash of its resolved path, size and modification time."""
+    """Names this content of this file: a hash of its resolved path, size and modification time, and how it is read."""
     sha256: str
 
     def rows(self) -> datasets.Dataset:
         """The lines in order, memory-mapped."""
         return datasets.Dataset.from_file(str(self.folder / "rows.arrow"))
+
+    @property
+    def refused(self) -> tuple[tuple[str, str], ...]:
+        """(where it stands, reason) of what could not be taken over from a published file, in its order."""
+        file = self.folder / "refused.arrow"
+        if not file.exists():
+            return ()
+        table = pa.ipc.open_file(pa.memory_map(str(file))).read_all()
+        return tuple(zip(table["where"].to_pylist(), table["reason"].to_pylist(), strict=True))
 
     def unprobed(self) -> pa.Array:
         """The distinct files of which some line leaves the length, size or frame rate open."""
@@ -71,20 +87,36 @@ class Manifest:
         return order, begins, at
 
 
-def open_manifest(path: str | Path, cache: str | Path | None = None, allow_absolute: bool = False) -> Manifest:
+def open_manifest(
+    path: str | Path,
+    cache: str | Path | None = None,
+    allow_absolute: bool = False,
+    reading: Reading = Reading(),  # noqa: B008 - it is frozen
+    root: str | Path = ".",
+) -> Manifest:
     """The manifest at `path`, read and checked unless a cache of this very file is there already.
 
-    `allow_absolute` lets paths lie outside the data root.
+    `allow_absolute` lets paths lie outside the data root, `root`. `reading` may say that the file is not a manifest but
+    a published one, or a folder, or on the Hub; what cannot be taken over from those is refused, and kept beside.
     `ValueError` names the file, the line, the key, what is wrong and what would be right.
     """
-    path = Path(path)
-    if not path.is_file():
-        raise ValueError(f"manifest {path} is not a file")
-    stat = path.stat()
-    key = key_of(str(path.resolve()), stat.st_size, stat.st_mtime_ns, *(["absolute"] if allow_absolute else []))
+    rules = ["absolute"] if allow_absolute else []
     check = LineCheck(allow_absolute)
-    folder = publish(cache_folder(cache) / "manifests" / key, lambda building: _build(path, stat, check, building))
-    return Manifest(path, folder, key, json.loads((folder / "done.json").read_text())["sha256"])
+    if reading.format == MANIFEST:
+        path = Path(path)
+        if not path.is_file():
+            raise ValueError(f"manifest {path} is not a file")
+        stat = path.stat()
+        chosen = [] if reading.is_plain else [reading.as_json]
+        key = key_of(str(path.resolve()), stat.st_size, stat.st_mtime_ns, *rules, *chosen)
+        folder = cache_folder(cache) / "manifests" / key
+        publish(folder, lambda building: _build_own(path, stat, check, reading, building))
+    else:
+        stamp, lines = reading.open(path, Path(root))
+        key = key_of(str(path), str(Path(root).resolve()), stamp, *rules, reading.as_json)
+        folder = cache_folder(cache) / "manifests" / key
+        publish(folder, lambda building: _build_foreign(str(path), lines, check, reading, building))
+    return Manifest(Path(path), folder, key, json.loads((folder / "done.json").read_text())["sha256"])
 
 
 def line_of(path: Path, row: int) -> int:
@@ -94,26 +126,85 @@ def line_of(path: Path, row: int) -> int:
         return next(number for index, number in enumerate(lines) if index == row)
 
 
-def _build(path: Path, stat: os.stat_result, check: LineCheck, folder: Path) -> dict[str, Any]:
+def _build_own(path: Path, stat: os.stat_result, check: LineCheck, reading: Reading, folder: Path) -> dict[str, Any]:
     digest = hashlib.sha256()
-    schema = FEATURES.arrow_schema
-    num_rows = 0
-    with path.open("rb") as stream, pa.ipc.new_stream(str(folder / "rows.arrow"), schema) as writer:
-        for rows in _batches(path, stream, check, digest, stat.st_size):
-            columns = zip(*rows, strict=True)
-            arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
-            writer.write_batch(pa.record_batch(arrays, schema=schema))
-            num_rows += len(rows)
+    with path.open("rb") as stream:
+        built = _build(path, _batches(path, stream, check, digest, stat.st_size), reading, folder)
         after = os.fstat(stream.fileno())
     if (after.st_size, after.st_mtime_ns) != (stat.st_size, stat.st_mtime_ns):
         raise ValueError(f"{path}: the manifest changed while it was read; start again when it is whole")
+    if not reading.is_plain:
+        digest.update(reading.as_json.encode())
+    return built | {"sha256": digest.hexdigest()}
+
+
+def _build_foreign(
+    path: str, lines: Iterator[Record], check: LineCheck, reading: Reading, folder: Path
+) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    refused: list[tuple[str, str]] = []
+
+    def batches() -> Iterator[list[tuple]]:
+        rows: list[tuple] = []
+        for where, line in lines:
+            try:
+                if isinstance(line, ValueError):
+                    raise line
+                rows.append(check.values(line))
+            except ValueError as error:
+                refused.append((where, phrase(str(error))))
+                continue
+            if len(rows) == BATCH_ROWS:
+                digest.update(repr(rows).encode())
+                yield rows
+                rows = []
+        digest.update(repr(rows).encode())
+        if rows:
+            yield rows
+
+    try:
+        built = _build(Path(path), batches(), reading, folder)
+    except ValueError as error:
+        where, reason = refused[0] if refused else ("", "")
+        raise ValueError(f"{error}; {len(refused)} were refused, the first at {where}: {reason}") from None
+    if refused:
+        print(
+            f"{path}: {len(refused)} of {len(refused) + built['rows']} clips left out, the first at {refused[0][0]}: "
+            f"{refused[0][1]}",
+            file=sys.stderr,
+        )
+    table = pa.table(
+        {name: [row[at] for row in refused] for at, name in enumerate(("where", "reason"))}, schema=REFUSED
+    )
+    with pa.ipc.new_file(str(folder / "refused.arrow"), REFUSED) as writer:
+        writer.write_table(table)
+    return built | {"sha256": digest.hexdigest()}
+
+
+def _build(path: Path, batches: Iterator[list[tuple]], reading: Reading, folder: Path) -> dict[str, Any]:
+    schema = FEATURES.arrow_schema
+    num_rows = num_read = 0
+    with pa.ipc.new_stream(str(folder / "rows.arrow"), schema) as writer:
+        for rows in batches:
+            num_read += len(rows)
+            if not reading.is_plain:
+                rows = [row for row in rows if reading.takes(row[SOURCE])]
+                rows = rows if reading.limit is None else rows[: reading.limit - num_rows]
+            if rows:
+                columns = zip(*rows, strict=True)
+                arrays = [pa.array(column, type=field.type) for column, field in zip(columns, schema, strict=True)]
+                writer.write_batch(pa.record_batch(arrays, schema=schema))
+            num_rows += len(rows)
+            if num_rows == reading.limit:
+                break
     if not num_rows:
-        raise ValueError(f"{path}: no clips; a manifest has one JSON object a line, with `video` and `caption`")
+        wanted = "a manifest has one JSON object a line, with `video` and `caption`"
+        raise ValueError(f"{path}: no clips; " + (f"none of its {num_read} was chosen" if num_read else wanted))
     table = datasets.Dataset.from_file(str(folder / "rows.arrow")).data.table
     _write_unprobed(table, folder / "unprobed.arrow")
-    for name, array in zip(("order", "begins", "at"), _chronology(table, path), strict=True):
+    for name, array in zip(("order", "begins", "at"), _chronology(table, path, reading), strict=True):
         np.save(folder / f"{name}.npy", array)
-    return {"sha256": digest.hexdigest(), "rows": num_rows}
+    return {"rows": num_rows}
 
 
 def _batches(path: Path, stream: IO[bytes], check: LineCheck, digest: Any, size: int) -> Iterator[list[tuple]]:
@@ -156,7 +247,10 @@ class LineCheck:
 
     def row(self, line: bytes) -> tuple:
         """The line's values in the order of `FEATURES`; `ValueError` begins with the key that is wrong."""
-        data = _parsed(line)
+        return self.values(_parsed(line))
+
+    def values(self, data: dict[str, Any]) -> tuple:
+        """The same of a line that has been read."""
         self._refuse_misspelt(data, KEYS)
         video = _path(data, self._allow_absolute)
         start = _number(data, "start", zero=True) or 0.0
@@ -167,7 +261,7 @@ class LineCheck:
             )
         return (
             video,
-            _text(data, "caption"),
+            "" if data.get("caption") is None and data.get("qa") else _text(data, "caption"),
             video if data.get("source") is None else _text(data, "source"),
             self._qa(data.get("qa")),
             start,
@@ -201,8 +295,21 @@ class LineCheck:
             if not (wrong is None or (isinstance(wrong, list) and all(isinstance(text, str) for text in wrong))):
                 raise ValueError(f"{where}distractors is {wrong!r:.60}; it must be a list of strings")
             pair: dict[str, Any] = {key: _text(entry, key, where) for key in ("question", "answer")}
-            pairs.append(pair | {"distractors": wrong or []})
+            pairs.append(pair | {"distractors": wrong or []} | _asked_about(entry, where))
         return json.dumps(pairs) if pairs else None
+
+
+def _asked_about(entry: dict[str, Any], where: str) -> dict[str, Any]:
+    """What a question is about, `kind` and number of `clips`, where that is not the one clip by itself."""
+    kind, clips = entry.get("kind"), entry.get("clips")
+    if kind is not None and kind not in QA_KINDS:
+        raise ValueError(f"{where}kind is {kind!r:.60}; it must be one of {', '.join(QA_KINDS)}")
+    is_one = kind in (None, "clip")
+    clips = 1 if clips is None and is_one else clips
+    if isinstance(clips, bool) or not isinstance(clips, int) or (clips != 1 if is_one else clips < 2):
+        right = "1 for a question about one clip" if is_one else f"2 or more for one of kind {kind}"
+        raise ValueError(f"{where}clips is {clips!r:.60}; it must be {right}")
+    return {} if is_one else {"kind": kind, "clips": clips}
 
 
 def _nearest(key: str, known: frozenset[str]) -> str | None:
@@ -299,7 +406,7 @@ def _write_unprobed(table: pa.Table, file: Path) -> None:
         writer.write_table(paths)
 
 
-def _chronology(table: pa.Table, path: Path) -> Sequence[np.ndarray]:
+def _chronology(table: pa.Table, path: Path, reading: Reading) -> Sequence[np.ndarray]:
     source, video = (_codes(table[name]) for name in ("source", "video"))
     source_start = table["source_start"].to_numpy()
     given = ~np.isnan(source_start)
@@ -308,8 +415,9 @@ def _chronology(table: pa.Table, path: Path) -> Sequence[np.ndarray]:
     if mixed.any():
         row = int(np.flatnonzero(mixed[source] & ~given)[0])
         name = table["source"][row].as_py()
+        line = line_of(path, row) if reading.is_plain else f"clip {row}"
         raise ValueError(
-            f"{path}:{line_of(path, row)}: source_start is missing, though other clips of source {name!r} have it; "
+            f"{path}:{line}: source_start is missing, though other clips of source {name!r} have it; "
             "give it for all clips of a source or for none"
         )
     first = np.empty(len(num_clips), dtype=video.dtype)

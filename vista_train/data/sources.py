@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 
 from vista_train.data.headers import Headers, Probe, survey
 from vista_train.data.manifest import FEATURES, Manifest, open_manifest
+from vista_train.data.reading import Reading
 from vista_train.data.sidecars import cache_folder, key_of, publish
 from vista_train.video.composition import Clip, qa_from_json
 from vista_train.video.geometry import exact
@@ -33,7 +34,8 @@ class ClipSource:
 
     `media` are the files that the manifest names; a plain path is the folder they are relative to. Sidecars go to
     `cache` (`cache_folder` tells the default) and are built once, whoever comes first. `probe` (default: the media's)
-    reads a file's header where the manifest leaves something open. `ValueError` when the manifest is wrong, when more
+    reads a file's header where the manifest leaves something open. `reading` says how the manifest is read, where it is
+    not one of this project's own, and which of its clips are taken. `ValueError` when the manifest is wrong, when more
     than `probe_limit` files would have to be probed, or when no clip is usable.
     """
 
@@ -45,10 +47,11 @@ class ClipSource:
         probe: Probe | None = None,
         probe_limit: int | None = PROBE_LIMIT,
         retry: bool = False,
+        reading: Reading = Reading(),  # noqa: B008 - it is frozen
     ) -> None:
         media = media if isinstance(media, Media) else Media(media)
         self.root = media.root
-        self.manifest = open_manifest(manifest, cache, media.allow_absolute)
+        self.manifest = open_manifest(manifest, cache, media.allow_absolute, reading, media.root)
         folder = cache_folder(cache)
         records = folder / "headers" / key_of(str(self.root.resolve()), media.rules)
         headers = survey(self.manifest, self.root, records, probe or media.probe, probe_limit, retry)
@@ -126,9 +129,13 @@ class ClipSource:
 
     @property
     def unusable(self) -> tuple[tuple[str, str], ...]:
-        """(media file, reason) of every clip that was left out, in the manifest's order; read from disk."""
+        """(media file, reason) of every clip that was left out, in the manifest's order; read from disk.
+
+        Before them what could not be taken over from a published file, by where it stands there.
+        """
         table = pa.ipc.open_file(pa.memory_map(str(self._folder / "unusable.arrow"))).read_all()
-        return tuple(zip(table["video"].to_pylist(), table["reason"].to_pylist(), strict=True))
+        clips = zip(table["video"].to_pylist(), table["reason"].to_pylist(), strict=True)
+        return (*self.manifest.refused, *clips)
 
     def _place(self, index: int) -> tuple[int, int]:
         row = int(self._rows[index])

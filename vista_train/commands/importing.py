@@ -1,0 +1,74 @@
+"""Write a published file, a folder of videos or a data set on the Hub as a manifest. Exit code 1 where something of it
+could not be taken over."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from vista_train.data.manifest import FEATURES, open_manifest
+from vista_train.data.reading import COLUMNS, Reading
+from vista_train.data.sidecars import beside
+
+
+def describe(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("path", help="a file, `'*.parquet'`, a folder, or `hub:owner/name`")
+    parser.add_argument("out", type=Path, help="the manifest to write, JSON lines")
+    parser.add_argument("--format", default=COLUMNS, help="the published layout (data.manifests[].format in recipes)")
+    parser.add_argument(
+        "--columns", nargs="*", default=[], metavar="KEY=COLUMN",
+        help="which column holds a key of the manifest, such as video='{videoID}.mp4' caption=Caption",
+    )  # fmt: skip
+    parser.add_argument("--root", type=Path, default=Path("."), help="the folder that videos are relative to")
+    parser.add_argument("--split", default="train", help="of a data set on the Hub")
+    parser.add_argument("--revision", help="of a data set on the Hub")
+    parser.add_argument("--limit", type=int, help="take the first so many clips")
+    parser.add_argument("--share", type=float, default=1.0, help="take so much of the sources, by their names")
+    parser.add_argument("--held-out", type=float, default=0.0, help="hold so much of the sources out, by their names")
+    parser.add_argument("--part", choices=("train", "held_out"), default="train", help="which part to write")
+    parser.add_argument("--cache", help="where indexes are kept (default: $VISTA_TRAIN_CACHE or ~/.cache/vista_train)")
+    parser.add_argument("--allow-absolute", action="store_true", help="as data.allow_absolute")
+
+
+def run(arguments: argparse.Namespace) -> int:
+    columns = dict(_pair(text) for text in arguments.columns)
+    reading = Reading(
+        arguments.format,
+        columns,
+        arguments.split,
+        arguments.revision,
+        arguments.limit,
+        arguments.share,
+        arguments.held_out,
+        arguments.part,
+    )
+    opened = open_manifest(arguments.path, arguments.cache, arguments.allow_absolute, reading, arguments.root)
+    building = beside(arguments.out)
+    num_rows = 0
+    try:
+        with building.open("w", encoding="utf-8") as stream:
+            for batch in opened.rows().data.table.to_batches():
+                for row in batch.to_pylist():
+                    line = {name: row[name] for name in FEATURES if row[name] not in (None, "")}
+                    if line.get("qa"):
+                        line["qa"] = json.loads(line["qa"])
+                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    num_rows += 1
+        building.replace(arguments.out)
+    finally:
+        building.unlink(missing_ok=True)
+    refused = opened.refused
+    print(f"{num_rows} clips in {arguments.out}" + (f", {len(refused)} left out:" if refused else ""))
+    for where, reason in refused[:10]:
+        print(f"  {where}: {reason}")
+    if len(refused) > 10:
+        print(f"  ... and {len(refused) - 10} more")
+    return 1 if refused else 0
+
+
+def _pair(text: str) -> tuple[str, str]:
+    key, equals, column = text.partition("=")
+    if not (key and equals and column):
+        raise ValueError(f"--columns has {text!r}; write key=column, such as caption=Caption")
+    return key, column

@@ -1,0 +1,215 @@
+"""Layouts: which columns of a published file hold what a manifest's keys hold; records become lines of a manifest."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+SPAN = "span"
+"""A column that holds both start and end, as a pair."""
+LAYOUTS: dict[str, dict[str, str]] = {
+    "panda70m": {
+        "video": "{videoID}.mp4",
+        "source": "videoID",
+        "caption": "caption[]",
+        SPAN: "timestamp[]",
+    },
+    "internvid": {
+        "video": "{YoutubeID}.mp4",
+        "source": "YoutubeID",
+        "caption": "Caption",
+        "start": "Start_timestamp",
+        "end": "End_timestamp",
+    },
+    "openvid1m": {"video": "video", "caption": "caption", "duration": "seconds", "fps": "fps"},
+    "miradata": {
+        "video": "{clip_id}.mp4",
+        "source": "video_id",
+        "caption": "dense_caption",
+        "duration": "seconds",
+        "width": "width",
+        "height": "height",
+    },
+    "finevideo": {
+        "video": "original_video_filename",
+        "caption": "content_metadata.description",
+        "duration": "duration_seconds",
+        "qa": "content_metadata.qAndA",
+    },
+    "llava": {"video": "video|image", "caption": "caption", "qa": "conversations|messages"},
+    "vista400k": {"video": "image|video", "qa": "conversations"},
+    "videochat2": {"video": "video", "caption": "caption", "start": "start", "end": "end", "qa": "QA"},
+}
+"""By name: of each key of a manifest, the column that holds it. Where a video lies below the data root is what the
+downloader made of it, so `columns: {video: "videos/{videoID}.mp4"}` often goes on top."""
+PLACEHOLDER = re.compile(r"\s*<(?:video|image)>\s*")
+"""Stands in the words of instruction sets where the video goes; here it always goes first."""
+CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
+SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+MAX_LISTED = 1 << 16
+"""Clips of one record."""
+_ABSENT = object()
+
+
+def columns_of(layout: str, columns: Mapping[str, str]) -> dict[str, str]:
+    """The layout's columns, and those that the user names; `ValueError` for a layout that there is not."""
+    if layout and layout not in LAYOUTS:
+        raise ValueError(f"format is {layout!r}; choose one of manifest, columns, folder, {', '.join(LAYOUTS)}")
+    named = LAYOUTS.get(layout, {}) | dict(columns)
+    if "video" not in named:
+        raise ValueError("columns names no `video`: say which column holds the path, or how it is put together")
+    return named
+
+
+def needed(columns: Mapping[str, str]) -> set[str]:
+    """The columns that have to be read at all."""
+    names = set()
+    for column in columns.values():
+        fields = re.findall(r"\{([^{}]+)\}", column) if "{" in column else column.split("|")
+        names |= {name for field in fields for name in (field, field.partition(".")[0].removesuffix("[]"))}
+    return names
+
+
+def lines_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """What a record says, as lines of a manifest: one, or one for each entry of the lists that its columns hold.
+
+    `ValueError` names the key and the column.
+    """
+    values = {key: _found(record, column) for key, column in columns.items()}
+    known = {key: value for key, value in values.items() if not (value is _ABSENT or value is None or value == "")}
+    lists = {key: value for key, value in known.items() if "[]" in columns[key]}
+    lengths = {key: len(value) for key, value in lists.items()}
+    if len(set(lengths.values())) > 1:
+        told = ", ".join(f"{columns[key]} {length}" for key, length in lengths.items())
+        raise ValueError(f"the lists of one record have different lengths: {told}")
+    length = next(iter(lengths.values()), 1)
+    if length > MAX_LISTED:
+        raise ValueError(f"one record tells of {length} clips; {MAX_LISTED} are the most")
+    for at in range(length):
+        yield _line({key: value[at] if key in lists else value for key, value in known.items()})
+
+
+def seconds(value: Any, key: str) -> Any:
+    """A time in seconds: a number, its text, or a clock's `0:01:02.5`."""
+    if isinstance(value, str):
+        text = value.strip()
+        clock = CLOCK.fullmatch(text)
+        if clock:
+            hours, minutes, rest = clock.groups()
+            # Decimal text keeps its digits: 0:01:02.3 is 62.3, not what adding floats makes of it.
+            return round(3600 * int(hours or 0) + 60 * int(minutes) + float(rest), 9)
+        return _number(text, key)
+    return value
+
+
+def pairs_of(value: Any) -> list[dict[str, Any]]:
+    """Questions and answers, in the order in which they were asked.
+
+    From `{question, answer}`, from turns of `{from, value}` or `{role, content}` (LLaVA, ShareGPT), or from
+    `{i, q, a}`, an instruction, a question and an answer (VideoChat2-IT).
+    """
+    if isinstance(value, str):
+        value = _listed(value, "qa")
+    if not isinstance(value, list) or not all(isinstance(entry, Mapping) for entry in value):
+        raise ValueError(f"qa is {value!r:.60}; it must be a list of questions and answers, or of turns")
+    if any("from" in entry or "role" in entry for entry in value):
+        return _turns(value)
+    pairs = []
+    for entry in value:
+        if "a" in entry:
+            asked = [str(entry[key]).strip() for key in ("i", "q") if str(entry.get(key) or "").strip()]
+            pairs.append({"question": "\n".join(asked), "answer": entry["a"]})
+        else:
+            pairs.append({key: entry[key] for key in ("question", "answer", "distractors") if entry.get(key)})
+    return pairs
+
+
+def _turns(turns: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    said = []
+    for turn in turns:
+        who = SPEAKERS.get(str(turn.get("from", turn.get("role"))).lower())
+        if who is None:
+            raise ValueError(f"a turn is from {turn.get('from', turn.get('role'))!r:.40}; it must be human or gpt")
+        if who != "system":
+            text = turn.get("value", turn.get("content"))
+            said.append((who, text if not isinstance(text, str) else PLACEHOLDER.sub(" ", text).strip()))
+    if len(said) % 2 or any(who != ("user", "assistant")[at % 2] for at, (who, _) in enumerate(said)):
+        raise ValueError("its turns do not go from human to gpt, one after the other")
+    asked = [{"question": said[at][1], "answer": said[at + 1][1]} for at in range(0, len(said), 2)]
+    videos = sum(len(PLACEHOLDER.findall(str(turn.get("value", turn.get("content"))))) for turn in turns)
+    if videos > 1:
+        raise ValueError(f"its words name {videos} videos or images; one a conversation can be shown")
+    return asked
+
+
+def _line(values: Mapping[str, Any]) -> dict[str, Any]:
+    line = dict(values)
+    if SPAN in line:
+        pair = line.pop(SPAN)
+        pair = _listed(pair, SPAN) if isinstance(pair, str) else pair
+        if not isinstance(pair, list | tuple) or len(pair) != 2:
+            raise ValueError(f"{SPAN} is {pair!r:.60}; it must be a pair, start and end")
+        line["start"], line["end"] = pair
+    for key in ("start", "end", "source_start", "duration"):
+        if key in line:
+            line[key] = seconds(line[key], key)
+    for key in ("width", "height", "fps"):
+        if isinstance(line.get(key), str):
+            line[key] = _number(line[key], key)
+    if "qa" in line:
+        line["qa"] = pairs_of(line["qa"])
+    return line
+
+
+def _found(record: Mapping[str, Any], column: str) -> Any:
+    """What a column holds: of `a|b` the first that is there, of `a.b` what stands in an object, of `a[]` a list,
+    of `x/{a}.mp4` the text put together."""
+    if "{" in column:
+        parts = {field: _found(record, field) for field in re.findall(r"\{([^{}]+)\}", column)}
+        if any(part is _ABSENT or part is None for part in parts.values()):
+            return _ABSENT
+        return re.sub(r"\{([^{}]+)\}", lambda field: str(parts[field[1]]), column)
+    for choice in column.split("|"):
+        value = record[choice] if choice in record else _inside(record, choice.split("."), column)
+        if value is not _ABSENT and value is not None:
+            return value
+    return _ABSENT
+
+
+def _inside(value: Any, path: list[str], column: str) -> Any:
+    for at, step in enumerate(path):
+        name = step.removesuffix("[]")
+        if not isinstance(value, Mapping) or name not in value:
+            return _ABSENT
+        value = value[name]
+        if step.endswith("[]"):
+            entries = _listed(value, column) if isinstance(value, str) else value
+            if not isinstance(entries, list):
+                raise ValueError(f"column {column} holds {entries!r:.40}; it must be a list")
+            rest = path[at + 1 :]
+            if not rest:
+                return entries
+            found = [_inside(entry, rest, column) for entry in entries]
+            return [one for part in found for one in part] if "[]" in "".join(rest) else found
+    return value
+
+
+def _listed(text: str, what: str) -> Any:
+    """A list that stands as text in a cell, as JSON or as Python prints it."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        try:
+            return ast.literal_eval(text)
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            raise ValueError(f"{what} holds {text!r:.60}; it must be a list") from None
+
+
+def _number(text: str, key: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"{key} is {text!r:.60}; it must be a number") from None
