@@ -4,8 +4,8 @@
 
 Clips are made up, ten of each source, as a manifest and as a CSV table. Their files are not there: all that a header
 would tell stands in the rows. Each opening is a process of its own: wall seconds from nothing imported to a hundred
-clips and their neighbours looked at, and the memory that it holds then and held at most (RSS; pages of files that are
-mapped count in, and the system can take them back).
+clips and their neighbours looked at; the memory that it holds then, its own (libraries and all) and pages of files that
+are mapped (the system can take them back, and processes share them); and what both were at most.
 """
 
 from __future__ import annotations
@@ -37,7 +37,9 @@ def main() -> None:
         return
     args.out.mkdir(parents=True, exist_ok=True)
     figures = []
-    print(f"{'format':<12}{'rows':>12}{'file MB':>10}{'':>8}{'seconds':>10}{'RSS MB':>9}{'peak MB':>9}")
+    print(
+        f"{'format':<12}{'rows':>12}{'file MB':>10}{'':>8}{'seconds':>10}{'own MB':>9}{'mapped MB':>11}{'peak MB':>9}"
+    )
     for layout in args.format:
         path = args.out / f"{args.rows}.{'jsonl' if layout == 'manifest' else 'csv'}"
         if not path.exists():
@@ -49,7 +51,7 @@ def main() -> None:
                 kind = "first" if number == 0 else "later"
                 print(
                     f"{layout:<12}{args.rows:>12,}{path.stat().st_size / 1e6:>10.0f}{kind:>8}{found['seconds']:>10.2f}"
-                    f"{found['rss_mb']:>9.0f}{found['peak_mb']:>9.0f}",
+                    f"{found['own_mb']:>9.0f}{found['mapped_mb']:>11.0f}{found['peak_mb']:>9.0f}",
                     flush=True,
                 )
     if args.json:
@@ -75,9 +77,10 @@ def opened(path: Path, layout: str, cache: Path) -> dict[str, float]:
     for index in range(0, len(source), max(1, len(source) // 100)):
         assert source[index].caption
         source.run(index, 5.0)
-    rss = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    own, mapped = (int(status[name].split()[0]) * 1024 for name in ("RssAnon", "RssFile"))
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"rss_mb": rss / 1e6, "peak_mb": peak / 1e6, "clips": len(source)}
+    return {"own_mb": own / 1e6, "mapped_mb": mapped / 1e6, "peak_mb": peak / 1e6, "clips": len(source)}
 
 
 def write(path: Path, is_plain: bool, rows: int) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from vista_train.data.manifest import FEATURES, open_manifest
+from vista_train.data.manifest import FEATURES, Manifest, open_manifest
 from vista_train.data.reading import COLUMNS, Reading
 from vista_train.data.sidecars import beside
 
@@ -21,6 +23,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
         help="which column holds a key of the manifest, such as video='{videoID}.mp4' caption=Caption",
     )  # fmt: skip
     parser.add_argument("--root", type=Path, default=Path("."), help="the folder that videos are relative to")
+    parser.add_argument("--tars", help="a pattern of tars below the root that the videos lie in")
     parser.add_argument("--split", default="train", help="of a data set on the Hub")
     parser.add_argument("--revision", help="of a data set on the Hub")
     parser.add_argument("--limit", type=int, help="take the first so many clips")
@@ -36,6 +39,7 @@ def run(arguments: argparse.Namespace) -> int:
     reading = Reading(
         arguments.format,
         columns,
+        arguments.tars,
         arguments.split,
         arguments.revision,
         arguments.limit,
@@ -44,20 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.part,
     )
     opened = open_manifest(arguments.path, arguments.cache, arguments.allow_absolute, reading, arguments.root)
-    building = beside(arguments.out)
-    num_rows = 0
-    try:
-        with building.open("w", encoding="utf-8") as stream:
-            for batch in opened.rows().data.table.to_batches():
-                for row in batch.to_pylist():
-                    line = {name: row[name] for name in FEATURES if row[name] not in (None, "")}
-                    if line.get("qa"):
-                        line["qa"] = json.loads(line["qa"])
-                    stream.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    num_rows += 1
-        building.replace(arguments.out)
-    finally:
-        building.unlink(missing_ok=True)
+    num_rows = _write(opened, arguments.out)
     refused = opened.refused
     print(f"{num_rows} clips in {arguments.out}" + (f", {len(refused)} left out:" if refused else ""))
     for where, reason in refused[:10]:
@@ -65,6 +56,27 @@ def run(arguments: argparse.Namespace) -> int:
     if len(refused) > 10:
         print(f"  ... and {len(refused) - 10} more")
     return 1 if refused else 0
+
+
+def _write(opened: Manifest, out: Path) -> int:
+    """Write a manifest's rows as lines, whole or not at all; how many there are."""
+    building = beside(out)
+    try:
+        with building.open("w", encoding="utf-8") as stream:
+            for row in _rows(opened):
+                line = {name: row[name] for name in FEATURES if row[name] not in (None, "")}
+                if line.get("qa"):
+                    line["qa"] = json.loads(line["qa"])
+                stream.write(json.dumps(line, ensure_ascii=False) + "\n")
+        building.replace(out)
+    finally:
+        building.unlink(missing_ok=True)
+    return int(opened.rows().num_rows)
+
+
+def _rows(opened: Manifest) -> Iterator[dict[str, Any]]:
+    for batch in opened.rows().data.table.to_batches():
+        yield from batch.to_pylist()
 
 
 def _pair(text: str) -> tuple[str, str]:

@@ -31,6 +31,7 @@ from vista_train.data.journal import Draft, Journal, records
 from vista_train.data.manifest import Manifest, open_manifest
 from vista_train.data.sidecars import key_of
 from vista_train.video.decode import MediaMissing
+from vista_train.video.decode.members import stat_of
 from vista_train.video.isolate import IsolationError
 from vista_train.video.media import Media
 
@@ -263,8 +264,8 @@ class Survey:
         mark = None
         # What cannot be reached is told better by whoever opens it.
         with suppress(OSError):
-            status = os.stat(os.path.join(self._root, name))
-            mark = [status.st_size, status.st_mtime_ns]
+            size, mtime_ns, _ = stat_of(os.path.join(self._root, name))
+            mark = [size, mtime_ns]
         # A file that was missing may be there by now with any time; looking costs nothing.
         is_final = "found" in known or not (self._retry or known.get("failed") == MediaMissing.__name__)
         if known and is_final and mark is not None and mark == known["mark"]:

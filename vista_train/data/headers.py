@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import stat
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from tqdm import tqdm
 from vista_train.data.manifest import Manifest
 from vista_train.data.sidecars import beside
 from vista_train.video.decode import Header, MediaError
+from vista_train.video.decode.members import stat_of
 
 Probe: TypeAlias = Callable[[str], Header]
 """The header of a media file, by its path as manifests have it."""
@@ -101,12 +101,12 @@ def _keys(paths: Sequence[str], root: str | Path) -> tuple[list[str | None], lis
 
 def _key(root: str | Path, path: str) -> tuple[str | None, str | None]:
     try:
-        found = os.stat(os.path.join(root, path))
+        size, mtime_ns, is_file = stat_of(os.path.join(root, path))
     except OSError as error:
         return None, f"cannot be opened: {error.strerror}"
-    if not stat.S_ISREG(found.st_mode):
+    if not is_file:
         return None, "is not a file"
-    return f"{found.st_size}:{found.st_mtime_ns}:{path}", None
+    return f"{size}:{mtime_ns}:{path}", None
 
 
 def _find(keys: Sequence[str | None], folder: Path, retry: bool) -> tuple[pa.Table, np.ndarray]:

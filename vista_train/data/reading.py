@@ -5,13 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from vista_train.data import records
 from vista_train.data.layouts import LAYOUTS, columns_of, lines_of, needed
 from vista_train.data.records import HUB, Record
+from vista_train.data.tars import Tars
 
 MANIFEST, COLUMNS, FOLDER = "manifest", "columns", "folder"
 
@@ -27,6 +28,9 @@ class Reading:
     columns: Mapping[str, str] = field(default_factory=dict)
     """Which column holds a key of the manifest: `a.b` inside objects, `a[]` a list with one entry a clip, `x/{a}.mp4`
     put together, `a|b` the first that is there; `span` is a pair of start and end. On top of the format's own."""
+    tars: str | None = None
+    """The videos lie in tars: a pattern of these, below the data root, such as `VISTA-400K/*/*.tar`. They are read
+    where they lie."""
     split: str = "train"
     """The split of a data set on the Hub (`hub:owner/name`)."""
     revision: str | None = None
@@ -47,6 +51,8 @@ class Reading:
             )
         if self.columns and self.format in (MANIFEST, FOLDER):
             raise ValueError(f"columns are given, but format is {self.format!r}, which has its own; choose `columns`")
+        if self.tars is not None and self.format in (MANIFEST, FOLDER):
+            raise ValueError(f"tars are given, but format is {self.format!r}; choose a published one, or `columns`")
         if self.format not in (MANIFEST, FOLDER):
             columns_of("" if self.format == COLUMNS else self.format, self.columns)
         if not 0 < self.share <= 1:
@@ -82,6 +88,10 @@ class Reading:
             if not folder.is_dir() or not folder.resolve().is_relative_to(root.resolve()):
                 raise ValueError(f"{path}: format is folder, so it must be a folder below the data root, {root}")
             return records.folder_stamp(folder), records.folder_records(root, folder)
+        if self.tars is not None:
+            tars = Tars(root, self.tars)
+            known, lines = replace(self, tars=None).open(path, root)
+            return [known, tars.stamp], tars.found(lines)
         columns = columns_of("" if self.format == COLUMNS else self.format, self.columns)
         names = needed(columns)
         if str(path).startswith(HUB):

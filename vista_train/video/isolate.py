@@ -103,7 +103,7 @@ class Child:
 
     def ask(self, key: str, request: Mapping[str, Any], seconds: float, handed: Sequence[int] = ()) -> dict[str, Any]:
         """Its answer within `seconds`; `MediaError` if the file is bad, or if this has killed it. It is `handed` open
-        files that it may write."""
+        files: the one to read, where that lies in a tar, then those that it may write."""
         self.num_requests += 1
         self._keys.add(key)
         self._is_asked = True
@@ -136,14 +136,19 @@ class Child:
         return found
 
     def pictures(
-        self, key: str, wanted: Sequence[Wanted], request: Mapping[str, Any], seconds: float
+        self,
+        key: str,
+        wanted: Sequence[Wanted],
+        request: Mapping[str, Any],
+        seconds: float,
+        handed: Sequence[int] = (),
     ) -> Iterator[np.ndarray]:
         """picture_HWC uint8 for each of `wanted`, in their order; each is valid until this process is asked again."""
         size = sum(one.width * one.height * 3 for one in wanted)
         if size > self._size:
             os.ftruncate(self._memory, size)
             self._map, self._size = mmap.mmap(self._memory, size), size
-        found = self.ask(key, {**request, "wanted": [one.to_json() for one in wanted]}, seconds)
+        found = self.ask(key, {**request, "wanted": [one.to_json() for one in wanted]}, seconds, handed)
         self.learnt = self._left(found)
         assert self._map is not None
         return decoding.laid_out(self._map, list(wanted))

@@ -22,7 +22,7 @@ from vista_train.video import decode
 from vista_train.video.decode.base import KINDS, Header, Inspected, MediaError, MediaUnreadable, Wanted
 from vista_train.video.decode.child import facts
 from vista_train.video.decode.confine import Confined
-from vista_train.video.decode.door import Door
+from vista_train.video.decode.door import Door, Status
 from vista_train.video.decode.indexes import Attached, IndexFile, place_of, stamp_of, write
 from vista_train.video.decode.limits import Limits
 from vista_train.video.decode.packets import Anomaly, PacketIndex
@@ -205,9 +205,9 @@ class Media:
 
     def _original(self, key: str, wanted: Sequence[Wanted], predicted_seconds: float) -> Iterator[Batch]:
         status = None if self._frames is None else self._status(key)
-        stamp = None if status is None else stamp_of(status)
+        stamp = None if status is None else status.stamp
         # Copied over, a file may keep its time of change; to the disk it is another.
-        inode = None if status is None else (status.st_ino, status.st_ctime_ns)
+        inode = None if status is None else (status.inode, status.ctime_ns)
         kept = Kept(None if status is None else self._frames, (self._rules, key, stamp, inode), wanted)
         numbers = range(len(wanted))
         yield from self._counted("cache", kept.look(self._known(key, stamp, wanted)), numbers)
@@ -249,9 +249,9 @@ class Media:
             return
         order = sorted(range(len(wanted)), key=lambda which: wanted[which].time)
         once = list(dict.fromkeys(wanted[which] for which in order))
-        with self._children.one() as child:
+        with self._children.one() as child, door.member(key) as handed:
             request = self._request("read", door) | {"attached": attached}
-            pictures = child.pictures(key, once, request, self.limits.deadline(predicted_seconds))
+            pictures = child.pictures(key, once, request, self.limits.deadline(predicted_seconds), handed)
             if child.learnt is not None and not attached:
                 self._learn(key, child, once[:1])
             by_wish = dict(zip(once, pictures, strict=True))
@@ -266,8 +266,12 @@ class Media:
         if not child.is_unspoilt and self._frames is None:
             learnt = None
             # What nobody can be had to say is asked again the next time.
-            with suppress(MediaError, IsolationError), self._children.fresh() as fresh:
-                fresh.pictures(key, wanted, self._request("read"), self.limits.deadline())
+            with (
+                suppress(MediaError, IsolationError),
+                self._children.fresh() as fresh,
+                self._door.member(key) as handed,
+            ):
+                fresh.pictures(key, wanted, self._request("read"), self.limits.deadline(), handed)
                 learnt = fresh.learnt
         if learnt is not None and stamp == learnt.stamp:
             self._keep(key, learnt.stamp, learnt.content)
@@ -275,11 +279,11 @@ class Media:
     def stamp(self, key: str) -> tuple[int, int] | None:
         """Size and time of change of a file; None where it is not to be had."""
         status = self._status(key)
-        return None if status is None else stamp_of(status)
+        return None if status is None else status.stamp
 
-    def _status(self, key: str) -> os.stat_result | None:
-        with suppress(MediaError), self._door.opened(key) as path:
-            return path.stat()
+    def _status(self, key: str) -> Status | None:
+        with suppress(MediaError):
+            return self._door.status(key)
         return None
 
     def _inline(
@@ -308,9 +312,9 @@ class Media:
                     from vista_train.video.decode.transcode import transcode
 
                     return transcode(path, self.limits, sizes, stamp_of(path.stat()), proxy, tiles)
-            with self._children.fresh() as child:
+            with self._children.fresh() as child, self._door.member(key) as handed:
                 request = self._request("transcode") | {"sizes": dataclasses.asdict(sizes)}
-                return child.ask(key, request, seconds, [file.fileno() for file in files])
+                return child.ask(key, request, seconds, [*handed, *(file.fileno() for file in files)])
 
     def at(self, position: int) -> Media:
         """The same, asked on behalf of a training position."""
@@ -394,11 +398,10 @@ class Media:
             if self.isolate == "inline":
                 with self._door.opened(key) as path:
                     return facts(op, path, self.limits)
-            with self._children.one() as child:
+            with self._children.one() as child, self._door.member(key) as handed:
                 # Nothing is known of it yet; it may have to be read to its end.
-                return child.ask(
-                    key, self._request(op), min(3 * self.limits.deadline(), self.limits.max_deadline_seconds)
-                )
+                seconds = min(3 * self.limits.deadline(), self.limits.max_deadline_seconds)
+                return child.ask(key, self._request(op), seconds, handed)
 
     @contextmanager
     def _named(self, key: str) -> Iterator[None]:

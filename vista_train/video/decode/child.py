@@ -30,9 +30,10 @@ import numpy as np
 from vista_train.video.decode import READERS, check_reader, inspect, probe, read
 from vista_train.video.decode.base import MediaError, MediaTooLarge, Wanted
 from vista_train.video.decode.confine import confine
-from vista_train.video.decode.door import Door
+from vista_train.video.decode.door import OPENED, Door
 from vista_train.video.decode.indexes import MAX_BYTES, Attached, IndexFile, place_of, stamp_of
 from vista_train.video.decode.limits import Limits
+from vista_train.video.decode.members import split
 from vista_train.video.decode.sizes import Sizes
 
 GRACE_SECONDS = 5.0
@@ -43,8 +44,8 @@ SLICE_SECONDS = 1.0
 """How long is waited at once. Who took longer, and some, was stopped meanwhile, and that time does not count."""
 SLACK_SECONDS = 0.25
 MAX_MESSAGE = 64 << 20
-MAX_HANDED = 2
-"""Files that may come with a request: a proxy and tiles, to be written."""
+MAX_HANDED = 3
+"""Files that may come with a request: one in a tar, to be read; a proxy and tiles, to be written."""
 LENGTH = struct.Struct("<I")
 SYSTEM_CODE = ("/usr/lib", "/usr/lib64", "/usr/local/lib", "/lib", "/lib64")
 
@@ -206,12 +207,15 @@ def answer(
     door = Door(request["root"], request["allow_symlinks"], request["allow_absolute"])
     limits = Limits.of(request["limits"])
     try:
-        with door.opened(request["key"]) as path:
+        # What lies in a tar comes open; the tar itself is not to be read here.
+        inside = split(request["key"]) is not None
+        given = nullcontext(OPENED / str(handed[0])) if inside else door.opened(request["key"])
+        with given as path:
             status = path.stat()
             tell(status.st_size)
             stamp = stamp_of(status)
             if request["op"] == "transcode":
-                return {"found": _transcoded(path, request, limits, stamp, handed)}
+                return {"found": _transcoded(path, request, limits, stamp, handed[inside:])}
             if request["op"] != "read":
                 return {"found": facts(request["op"], path, limits)}
             wanted = [Wanted.from_json(plain) for plain in request["wanted"]]

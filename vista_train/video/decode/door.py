@@ -10,12 +10,28 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from vista_train.video.decode.base import MediaMissing, MediaTooLarge, MediaUnreadable
 from vista_train.video.decode.limits import Limits
+from vista_train.video.decode.members import copied, place_in, split
 
 OPENED = Path("/proc/self/fd")
 """Where Linux shows a process its open files: a path that stays what it was, whatever is renamed meanwhile."""
+
+
+class Status(NamedTuple):
+    """What tells a file from what it was."""
+
+    size: int
+    mtime_ns: int
+    inode: int
+    ctime_ns: int
+
+    @property
+    def stamp(self) -> tuple[int, int]:
+        """Its size and time of change."""
+        return self.size, self.mtime_ns
 
 
 @dataclass(frozen=True)
@@ -30,25 +46,60 @@ class Door:
 
     @contextmanager
     def opened(self, key: str) -> Iterator[Path]:
-        """A path to the file `key` that leads to this very file while it is open; it is not read.
+        """A path to the file `key` that leads to this very file while it is open; it is not read, but for one in a tar,
+        which is held in memory meanwhile.
 
         `MediaMissing` where there is none, or not within the door; `MediaUnreadable` where it is no regular file.
         """
-        base, steps = self._steps(key)
         if sys.platform != "linux":
             yield self._resolved(key)
             return
+        inside = split(key)
+        with ExitStack() as stack:
+            found = self._found(key, stack)
+            if inside is not None:
+                _, place, name = inside
+                found = copied(key, found, place, name)
+                stack.callback(os.close, found)
+            yield OPENED / str(found)
+
+    @contextmanager
+    def member(self, key: str) -> Iterator[list[int]]:
+        """The open file that `key` names, if it is one in a tar: for a process that is to read that and no other."""
+        if split(key) is None:
+            yield []
+            return
+        with self.opened(key) as path:
+            yield [int(path.name)]
+
+    def status(self, key: str) -> Status:
+        """What tells a file from what it was, without a look into it; of one in a tar, its tar's, but for the size."""
+        inside = split(key)
+        with ExitStack() as stack:
+            if sys.platform != "linux":
+                found = self._resolved(key).stat()
+            else:
+                found = os.fstat(self._found(key, stack))
+        size = found.st_size if inside is None else inside[1].size
+        return Status(size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns)
+
+    def _found(self, key: str, stack: ExitStack) -> int:
+        """A descriptor that names the file, or the tar that it is in, as long as the stack lives."""
+        base, steps = self._steps(key)
         # Step by step: what was looked at is what is opened, and a link that is put there meanwhile is refused too.
         follow = 0 if self.allow_symlinks else os.O_NOFOLLOW
-        with ExitStack() as stack:
-            folder = _open(key, base, os.O_DIRECTORY, None)
-            stack.callback(os.close, folder)
-            for at, step in enumerate(steps):
-                is_last = at == len(steps) - 1
-                folder = _open(key, step, follow | (0 if is_last else os.O_DIRECTORY), folder)
-                stack.callback(os.close, folder)
-            _check_kind(key, os.fstat(folder).st_mode)
-            yield OPENED / str(folder)
+        found = _open(key, base, os.O_DIRECTORY, None)
+        stack.callback(os.close, found)
+        for at, step in enumerate(steps):
+            is_last = at == len(steps) - 1
+            place = None if is_last else place_in(step)
+            name = step if place is None else place.tar
+            found = _open(key, name, follow | (0 if is_last or place else os.O_DIRECTORY), found)
+            stack.callback(os.close, found)
+            if place is not None:
+                break
+        _check_kind(key, os.fstat(found).st_mode)
+        return found
 
     def _steps(self, key: str) -> tuple[str, list[str]]:
         """Where to begin, and the names on the way."""
@@ -60,6 +111,9 @@ class Door:
         return ("/" if key.startswith("/") else self.root), steps
 
     def _resolved(self, key: str) -> Path:
+        self._steps(key)
+        if split(key) is not None:
+            raise MediaUnreadable(key, "lies in a tar, which is read in place on Linux alone")
         path = Path(self.root, key)
         if not self.allow_symlinks and path.resolve() != Path(self.root).resolve() / key:
             raise MediaMissing(key, "is reached by a symbolic link")
