@@ -377,4 +377,18 @@ MUTANTS = (
         "    return slice(first, last) if last - first == len(frames) else frames\n",
         "tests/video/test_render.py::test_pictures_that_come_together_go_where_each_belongs",
     ),
+    Mutant(
+        "whatever_stands_there_in_the_tar",
+        "vista_train/video/decode/members.py",
+        "        if not _is_head_of(head, name, place.size):\n",
+        "        if False:\n",
+        "tests/media/test_members.py::test_a_key_that_lies_is_one_error",
+    ),
+    Mutant(
+        "a_member_as_large_as_its_tar",
+        "vista_train/video/decode/door.py",
+        "        size = found.st_size if inside is None else inside[1].size\n",
+        "        size = found.st_size\n",
+        "tests/media/test_members.py::test_a_member_has_proxies_tiles_and_an_index_of_its_own",
+    ),
 )
