@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from vista_train.cli import main
-from vista_train.data.layouts import LAYOUTS, lines_of, seconds
+from vista_train.data.layouts import LAYOUTS, Layout, seconds
 from vista_train.data.manifest import open_manifest
 from vista_train.data.reading import Reading
 
@@ -339,7 +339,7 @@ def test_times_are_seconds_or_a_clock(text: object, number: float) -> None:
 def test_every_layout_names_keys_of_a_manifest() -> None:
     known = {"video", "caption", "source", "start", "end", "duration", "fps", "width", "height", "qa", "span"}
     assert all(set(columns) <= known and "video" in columns for columns in LAYOUTS.values())
-    assert list(lines_of({"a": 1}, {"video": "b"})) == [{}]
+    assert list(Layout({"video": "b"}).lines({"a": 1})) == [{}]
 
 
 def test_import_writes_a_manifest_that_reads_the_same(tmp_path: Path, capsys) -> None:

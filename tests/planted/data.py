@@ -117,8 +117,8 @@ MUTANTS = (
     Mutant(
         "lists_of_different_lengths",
         "vista_train/data/layouts.py",
-        "    if len(set(lengths.values())) > 1:\n",
-        "    if False:\n",
+        "        if len(set(lengths.values())) > 1:\n",
+        "        if False:\n",
         "tests/data/test_reading.py::test_panda70m_has_a_row_a_video_and_lists_in_its_cells",
     ),
     Mutant(

@@ -73,31 +73,45 @@ def needed(columns: Mapping[str, str]) -> set[str]:
     return names
 
 
-def lines_of(record: Mapping[str, Any], columns: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """What a record says, as lines of a manifest: one, or one for each entry of the lists that its columns hold.
+class Layout:
+    """Which columns hold what, made ready: millions of records are asked."""
 
-    `ValueError` names the key and the column.
-    """
-    values = {key: _found(record, column) for key, column in columns.items()}
-    known = {key: value for key, value in values.items() if not (value is _ABSENT or value is None or value == "")}
-    lists = {key: value for key, value in known.items() if "[]" in columns[key]}
-    lengths = {key: len(value) for key, value in lists.items()}
-    if len(set(lengths.values())) > 1:
-        told = ", ".join(f"{columns[key]} {length}" for key, length in lengths.items())
-        raise ValueError(f"the lists of one record have different lengths: {told}")
-    length = next(iter(lengths.values()), 1)
-    if length > MAX_LISTED:
-        raise ValueError(f"one record tells of {length} clips; {MAX_LISTED} are the most")
-    for at in range(length):
-        yield _line({key: value[at] if key in lists else value for key, value in known.items()})
+    def __init__(self, columns: Mapping[str, str]) -> None:
+        self._columns = dict(columns)
+        self._plain = {key: column for key, column in columns.items() if not set(column) & set("{|.[")}
+        self._other = {key: column for key, column in columns.items() if key not in self._plain}
+        self._lists = [key for key, column in columns.items() if "[]" in column]
+
+    def lines(self, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """What a record says, as lines of a manifest: one, or one for each entry of the lists that its columns hold.
+
+        `ValueError` names the key and the column.
+        """
+        known: dict[str, Any] = {key: record.get(column) for key, column in self._plain.items()}
+        for key, column in self._other.items():
+            found = _found(record, column)
+            known[key] = None if found is _ABSENT else found
+        known = {key: value for key, value in known.items() if not (value is None or value == "")}
+        lists = {key: known[key] for key in self._lists if key in known}
+        if not lists:
+            yield _line(known)
+            return
+        lengths = {key: len(value) for key, value in lists.items()}
+        if len(set(lengths.values())) > 1:
+            told = ", ".join(f"{self._columns[key]} {length}" for key, length in lengths.items())
+            raise ValueError(f"the lists of one record have different lengths: {told}")
+        length = next(iter(lengths.values()))
+        if length > MAX_LISTED:
+            raise ValueError(f"one record tells of {length} clips; {MAX_LISTED} are the most")
+        for at in range(length):
+            yield _line({key: value[at] if key in lists else value for key, value in known.items()})
 
 
 def seconds(value: Any, key: str) -> Any:
     """A time in seconds: a number, its text, or a clock's `0:01:02.5`."""
     if isinstance(value, str):
         text = value.strip()
-        clock = CLOCK.fullmatch(text)
-        if clock:
+        if ":" in text and (clock := CLOCK.fullmatch(text)):
             hours, minutes, rest = clock.groups()
             # Decimal text keeps its digits: 0:01:02.3 is 62.3, not what adding floats makes of it.
             return round(3600 * int(hours or 0) + 60 * int(minutes) + float(rest), 9)
@@ -145,8 +159,8 @@ def _turns(turns: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return asked
 
 
-def _line(values: Mapping[str, Any]) -> dict[str, Any]:
-    line = dict(values)
+def _line(values: dict[str, Any]) -> dict[str, Any]:
+    line = values
     if SPAN in line:
         pair = line.pop(SPAN)
         pair = _listed(pair, SPAN) if isinstance(pair, str) else pair

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vista_train.data import records
-from vista_train.data.layouts import LAYOUTS, columns_of, lines_of, needed
+from vista_train.data.layouts import LAYOUTS, Layout, columns_of, needed
 from vista_train.data.records import HUB, Record
 from vista_train.data.tars import Tars
 
@@ -97,18 +97,18 @@ class Reading:
         if str(path).startswith(HUB):
             name = str(path).removeprefix(HUB)
             stamp, found = records.hub_records(name, self.split, self.revision, names)
-            return [stamp], _lines(found, columns)
+            return [stamp], _lines(found, Layout(columns))
         files = records.files_of(Path(path))
-        return records.stamps_of(files), _lines(records.records(files, names), columns)
+        return records.stamps_of(files), _lines(records.records(files, names), Layout(columns))
 
 
-def _lines(found: Iterator[Record], columns: Mapping[str, str]) -> Iterator[Record]:
+def _lines(found: Iterator[Record], layout: Layout) -> Iterator[Record]:
     for where, record in found:
         if isinstance(record, ValueError):
             yield where, record
             continue
         try:
-            for line in lines_of(record, columns):
+            for line in layout.lines(record):
                 yield where, line
         except ValueError as error:
             yield where, error
