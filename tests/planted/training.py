@@ -324,4 +324,18 @@ MUTANTS = (
         "            raise\n        finally:",
         "tests/training/test_machines.py::test_a_rank_left_alone_in_an_exchange_says_so",
     ),
+    Mutant(
+        "weighed_by_the_row",
+        "vista_train/training/weighting.py",
+        "    return share[sample_L]\n",
+        "    return share[sample_L].mean().expand(len(sample_L))\n",
+        "tests/training/test_weighting.py::test_rows_change_nothing",
+    ),
+    Mutant(
+        "divided_by_labels_all_the_same",
+        "vista_train/training/loop.py",
+        "        factor = self.engine.averaging_factor / (agreed.weight or 1.0)\n",
+        "        factor = self.engine.averaging_factor / max(1, agreed.labels)\n",
+        "tests/training/test_weighting.py::test_a_longer_answer_pulls_no_harder",
+    ),
 )

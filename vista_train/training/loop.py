@@ -36,6 +36,7 @@ from vista_train.training.settings import LoopSettings
 from vista_train.training.signals import StopSignal
 from vista_train.training.tolerance import Tolerance
 from vista_train.training.transfer import on_device
+from vista_train.training.weighting import Weighting, weights_of
 from vista_train.types import Failure, Row
 
 MAX_RANKS = 1 << 20
@@ -49,11 +50,11 @@ class RunStoppedError(RuntimeError):
 class StepModule(nn.Module):
     """The model as the engine wraps it: a packed row in, its summed cross entropy out."""
 
-    def __init__(self, family: Family, model: nn.Module) -> None:
+    def __init__(self, family: Family, model: nn.Module, weighting: Weighting = "token") -> None:
         super().__init__()
         self.family = family
         self.model = model
-        self.loss = LossChoice()
+        self.loss, self.weighting = LossChoice(), weighting
         # Engines ask for these: how wide the model is, and which modules are gathered one at a time.
         self.config = family.text_config(model)
         self._no_split_modules = family.blocks(model)
@@ -65,7 +66,11 @@ class StepModule(nn.Module):
         hidden_LD = self.family.hidden_states(self.model, row, tower_passes, mlp_tiles)
         head = self.family.head(self.model)
         with span(LOSS):
-            return summed_cross_entropy(hidden_LD, row.labels_1L[0], head, calls=head_calls, kind=self.loss.kind)
+            # Evaluated, every label counts alike.
+            weights_L = weights_of(row, self.weighting) if self.training else None
+            return summed_cross_entropy(
+                hidden_LD, row.labels_1L[0], head, calls=head_calls, kind=self.loss.kind, weights_L=weights_L
+            )
 
 
 class Trainer:
@@ -116,7 +121,7 @@ class Trainer:
             for name, parameter in zip(group["names"], group["params"], strict=True)
         }
         """How many values each parameter that trains has, by name."""
-        module = StepModule(family, self.model)
+        module = StepModule(family, self.model, self.loop.loss_weight)
         self.engine: Engine = make_engine(
             self.accelerator, module, adamw(groups, self.settings, device.type), self.settings.clip_norm
         )
@@ -143,7 +148,8 @@ class Trainer:
         return self.engine.optimizer
 
     def step(self, rows: Sequence[Row]) -> dict[str, float]:
-        """One optimizer step over this rank's rows: sum of losses / labels of the whole step, all ranks.
+        """One optimizer step over this rank's rows: sum of losses / labels of the whole step, all ranks; each sample's
+        labels weighed as `train.loss_weight` says.
 
         Every rank must bring the same number of rows. Returns loss, grad_norm, lr and the step's totals over ranks.
         A step without a label on any rank changes nothing.
@@ -157,11 +163,11 @@ class Trainer:
         Every rank must bring the same number of rows.
         """
         agreed = self._agreed(rows)
-        self.model.eval()
+        self.engine.module.eval()
         total = 0.0
         for row, calls in zip(rows, agreed.calls, strict=True):
             total += float(self.engine.module(row.to(self.accelerator.device), *calls))
-        self.model.train()
+        self.engine.module.train()
         return sum(self.ranks.gathered(total)) / max(1, agreed.labels)
 
     def train(self, signals: StopSignal | None = None, profiled: Profiled | None = None) -> None:
@@ -273,7 +279,7 @@ class Trainer:
         return folder
 
     def _agreed(self, rows: Sequence[Row], wait: Wait | None = None, stop: str | None = None) -> Agreed:
-        report = Report.of(rows, self.family, wait or Wait(), stop, self.saver.is_writing)
+        report = Report.of(rows, self.family, wait or Wait(), stop, self.saver.is_writing, self.loop.loss_weight)
         return Agreed(tuple(self.ranks.gathered(report)))
 
     def _stepped(self, rows: Sequence[Row], agreed: Agreed) -> dict[str, float]:
@@ -281,7 +287,7 @@ class Trainer:
         share = rate_share(self.step_number, self.num_steps, self.settings)
         set_rates(self.engine.optimizer, share)
         total, grad_norm = torch.zeros((), dtype=torch.float64, device=self.accelerator.device), 0.0
-        factor = self.engine.averaging_factor / max(1, agreed.labels)
+        factor = self.engine.averaging_factor / (agreed.weight or 1.0)
         moved = on_device(rows, self.accelerator.device)
         for micro, calls in enumerate(agreed.calls if agreed.labels else ()):
             with self.engine.micro_step(is_last=micro == len(rows) - 1):
@@ -294,7 +300,7 @@ class Trainer:
         if agreed.labels:
             with span(OPTIMIZER):
                 grad_norm = self.engine.update(self.settings.clip_norm)
-        loss = sum(self.ranks.gathered(total.item())) / max(1, agreed.labels)
+        loss = sum(self.ranks.gathered(total.item())) / (agreed.weight or 1.0)
         self.step_number += 1
         return {
             "loss": loss,

@@ -84,12 +84,14 @@ def summed_cross_entropy(
     chunk: int = CHUNK,
     calls: int = 1,
     kind: str = "chunked",
+    weights_L: torch.Tensor | None = None,
 ) -> torch.Tensor:
     """Sum over label positions of -log p(label), in fp32: the hidden state at i predicts the label at i + 1.
 
     Hidden states are gathered at those positions before `head` ([N, D] -> logits [N, V]) sees them, `chunk` at a
     time; logits are computed again in the backward pass, so no more than one chunk of them ever exists. Without
-    labels the sum is exactly 0 and still reaches the head and everything behind `hidden_LD`.
+    labels the sum is exactly 0 and still reaches the head and everything behind `hidden_LD`. `weights_L` (fp32) are
+    what the labels count, default 1.
 
     Where the head's weight is sharded (ZeRO-3), every call gathers it, and the ranks must agree on how many there
     are: `calls` is the least number, made up with empty chunks (`head_calls` says what a rank needs). Other kinds
@@ -101,16 +103,17 @@ def summed_cross_entropy(
         raise ValueError(f"{hidden_LD.shape[0]} hidden states do not match {labels_L.shape[0]} labels")
     targets = labels_L[1:]
     positions = (targets != IGNORED).nonzero().squeeze(1)
+    hidden_ND, targets_N = hidden_LD[positions], targets[positions]
+    weights_N = None if weights_L is None else weights_L[1:][positions]
     if kind in FUSED and len(positions):
         assert isinstance(head, nn.Linear)
-        return FUSED[kind](hidden_LD[positions], head.weight, targets[positions], chunk)
-    pieces = list(zip(hidden_LD[positions].split(chunk), targets[positions].split(chunk), strict=True))
-    pieces += [(hidden_LD[:0], targets[:0])] * (calls - len(pieces))
+        return _fused(kind, hidden_ND, head.weight, targets_N, chunk, weights_N)
+    weighed = [None] * len(targets_N.split(chunk)) if weights_N is None else weights_N.split(chunk)
+    pieces = list(zip(hidden_ND.split(chunk), targets_N.split(chunk), weighed, strict=True))
+    pieces += [(hidden_LD[:0], targets[:0], None)] * (calls - len(pieces))
     total = hidden_LD.new_zeros((), dtype=torch.float32)
-    for hidden_ND, targets_N in pieces:
-        total = total + checkpoint(
-            _piece_loss, head, hidden_ND, targets_N, use_reentrant=False, preserve_rng_state=False
-        )
+    for piece in pieces:
+        total = total + checkpoint(_piece_loss, head, *piece, use_reentrant=False, preserve_rng_state=False)
     return total
 
 
@@ -119,5 +122,27 @@ def head_calls(num_labels: int, chunk: int = CHUNK) -> int:
     return max(1, -(-num_labels // chunk))
 
 
-def _piece_loss(head: nn.Module, hidden_ND: torch.Tensor, targets_N: torch.Tensor) -> torch.Tensor:
-    return functional.cross_entropy(head(hidden_ND).float(), targets_N, reduction="sum")
+def _fused(
+    kind: str,
+    hidden_ND: torch.Tensor,
+    weight_VD: torch.Tensor,
+    targets_N: torch.Tensor,
+    chunk: int,
+    weights_N: torch.Tensor | None,
+) -> torch.Tensor:
+    """A fused kernel's sum. It knows no weights: neighbours that weigh the same are summed at once."""
+    if weights_N is None:
+        return FUSED[kind](hidden_ND, weight_VD, targets_N, chunk)
+    weights, counts = torch.unique_consecutive(weights_N, return_counts=True)
+    parts = zip(hidden_ND.split(counts.tolist()), targets_N.split(counts.tolist()), weights, strict=True)
+    sums = [weight * FUSED[kind](hidden_ND, weight_VD, targets_N, chunk) for hidden_ND, targets_N, weight in parts]
+    return torch.stack(sums).sum()
+
+
+def _piece_loss(
+    head: nn.Module, hidden_ND: torch.Tensor, targets_N: torch.Tensor, weights_N: torch.Tensor | None = None
+) -> torch.Tensor:
+    logits_NV = head(hidden_ND).float()
+    if weights_N is None:
+        return functional.cross_entropy(logits_NV, targets_N, reduction="sum")
+    return (functional.cross_entropy(logits_NV, targets_N, reduction="none") * weights_N).sum()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,6 +10,7 @@ from typing import NamedTuple
 
 from vista_train.models.base import Family
 from vista_train.training.loss import head_calls
+from vista_train.training.weighting import Weighting, weight_of
 from vista_train.types import Failure, Row
 
 
@@ -34,6 +36,8 @@ class Report:
     """One rank's part of a step, once its rows are decoded."""
 
     labels: int
+    weight: float
+    """What its labels weigh (training/weighting.py)."""
     tokens: int
     frames: int
     head_calls: tuple[int, ...]
@@ -57,11 +61,18 @@ class Report:
 
     @classmethod
     def of(
-        cls, rows: Sequence[Row], family: Family, wait: Wait, stop: str | None = None, is_saving: bool = False
+        cls,
+        rows: Sequence[Row],
+        family: Family,
+        wait: Wait,
+        stop: str | None = None,
+        is_saving: bool = False,
+        weighting: Weighting = "token",
     ) -> Report:
         """The report on a rank's rows."""
         return cls(
             labels=sum(row.num_labels for row in rows),
+            weight=weight_of(rows, weighting),
             tokens=sum(row.num_tokens for row in rows),
             frames=sum(row.num_frames for row in rows),
             head_calls=tuple(head_calls(row.num_labels) for row in rows),
@@ -96,6 +107,10 @@ class Agreed:
     @property
     def labels(self) -> int:
         return sum(report.labels for report in self.reports)
+
+    @property
+    def weight(self) -> float:
+        return math.fsum(report.weight for report in self.reports)
 
     @property
     def tokens(self) -> int:

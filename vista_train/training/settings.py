@@ -12,6 +12,7 @@ from vista_train.models.memory import OFFLOAD, Memory
 from vista_train.models.passes import DEFAULT_CHUNK
 from vista_train.models.tiles import AUTO
 from vista_train.training.loss import Loss
+from vista_train.training.weighting import Weighting
 
 QUARANTINE_STEPS = 256
 """Steps between the loss that makes a file one not to be tried again, and the first that does without it. Workers must
@@ -65,6 +66,10 @@ class LoopSettings:
     loss: Loss = "auto"
     """What computes the loss: `liger` (its fused kernel, on a GPU), `torch` (its linear_cross_entropy, in fp32) or
     `chunked` (ours); `auto` is what was measured best of those that can run."""
+    loss_weight: Weighting = "token"
+    """What counts alike in a step: every label (`token`), every sample whatever the length of its answer (`sample`), or
+    between them (`sqrt`: a sample by the root of its labels). In a mix, captions of hundreds of words otherwise leave
+    answers of one letter little to say."""
     attention: Attention = "auto"
     """What computes attention in the decoder: `flash` (flash-attn), `varlen` (torch's kernel for packed rows),
     `by_sample` (sdpa, one sample at a time) or `dense` (sdpa, a mask over the row); `auto`
