@@ -19,6 +19,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["vista_train", "vista_train.*"]),
+    package_data={"vista_train.evaluation": ["mappings/*.yaml"], "vista_train.preview": ["web/*"]},
     python_requires=">=3.11",
     install_requires=requirements,
     extras_require={
@@ -30,6 +31,8 @@ setup(
             "pytest>=8,<9.2",
             "pytest-timeout>=2.3",
             "pytest-xdist>=3.6",
+            # Our data in its trainer is tested; it is needed for nothing else.
+            "trl>=1.0",
             "ruff>=0.12",
             "mypy>=1.15",
             "types-PyYAML",
