@@ -211,12 +211,12 @@ class VistaDataset(Dataset):
 
     def sample(self, position: int, attempt: int | None = None) -> Sample:
         """The sample planned for a position, without pixels; `attempt` asks for a replacement of it instead."""
-        if attempt is None:
-            return self.planned(position).sample
-        return self._compose_or_raise(position, attempt).sample
+        return self.planned(position, attempt).sample
 
-    def planned(self, position: int) -> Composed:
-        """The first attempt at a position that can be composed; `CannotComposeError` when none can."""
+    def planned(self, position: int, attempt: int | None = None) -> Composed:
+        """The first attempt at a position that can be composed, or the one asked for; `CannotComposeError` if none."""
+        if attempt is not None:
+            return self._compose_or_raise(position, attempt)
         failures: list[Failure] = []
         for attempt in range(NUM_ATTEMPTS):
             composed = self._compose(position, attempt, failures)
