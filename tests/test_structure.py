@@ -54,6 +54,7 @@ CONFINED = {
     "deepspeed": ("training/", "train.py"),
     "torch.distributed": ("training/", "train.py"),
     "yaml": ("config.py",),
+    "openai": ("synthesis/endpoint.py",),
     "pydantic": ("config.py", "sections.py"),
 }
 """Libraries, and the only places that may import them."""

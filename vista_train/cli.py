@@ -12,9 +12,12 @@ COMMANDS = {
     "preview": ("vista_train.preview", "see what the model will see, and what it will be told"),
     "import": ("vista_train.commands.importing", "write a published data set, or a folder of videos, as a manifest"),
     "check": ("vista_train.commands.check", "look into every file that a manifest names, and clean it"),
+    "questions": ("vista_train.commands.questions", "have a language model write questions from captions"),
     "proxies": ("vista_train.commands.proxies", "make small, quick versions of a manifest's files"),
+    "export": ("vista_train.commands.export", "write composed videos and their questions to disk"),
     "ledger": ("vista_train.commands.ledger", "what a run has lost, by reason and source"),
     "merge": ("vista_train.commands.merge", "make a plain checkpoint of one that a run wrote, adapters and all"),
+    "evaluate": ("vista_train.commands.evaluate", "what a model understands: needle heat maps and benchmarks"),
     "schema": ("vista_train.commands.schema", "print the JSON schema of a recipe"),
     "doctor": ("vista_train.commands.doctor", "versions, known holes, and what protection this machine can give"),
 }

@@ -402,7 +402,7 @@ def test_one_check_at_a_time_and_one_manifest_a_journal(tmp_path):
         if first.is_set():
             return says(key)
         first.set()
-        with pytest.raises(ValueError, match="in use: the same check is running already"):
+        with pytest.raises(ValueError, match="in use: another run writes to it already"):
             checked(manifest)
         return says(key)
 

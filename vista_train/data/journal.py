@@ -75,7 +75,7 @@ class Journal:
         except BlockingIOError:
             self._file.close()
             raise ValueError(
-                f"{self.path} is in use: the same check is running already; wait for it, or name another place with "
+                f"{self.path} is in use: another run writes to it already; wait for it, or name another place with "
                 "--out"
             ) from None
         except OSError as error:

@@ -179,7 +179,7 @@ def _build_pool(manifest: Manifest, headers: Headers, folder: Path) -> dict[str,
     unusable = pa.table({"video": videos, "reason": pa.array(reasons, type=pa.string())})
     with pa.ipc.new_file(str(folder / "unusable.arrow"), unusable.schema) as writer:
         writer.write_table(unusable)
-    order, rank, gap = _neighbours(manifest, usable, np.fmin(end, known) - start)
+    order, rank, gap = neighbours(manifest, usable, np.fmin(end, known) - start)
     kept = (np.flatnonzero(usable).astype(np.int32), header_of[usable], headers.numbers_F6, order, rank, gap)
     digest = hashlib.sha256(manifest.sha256.encode())
     for name, array in zip(ARRAYS, kept, strict=True):
@@ -206,7 +206,7 @@ def _spans(
     return header_of, start, end, known
 
 
-def _neighbours(
+def neighbours(
     manifest: Manifest, usable: np.ndarray, seconds: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The usable clips by source and time, each one's place in that order, and the gap to the next in seconds.
