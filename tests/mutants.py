@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import planted.beside
 import planted.composing
 import planted.data
 import planted.media
@@ -36,6 +37,7 @@ MUTANTS = (
     *planted.media.MUTANTS,
     *planted.composing.MUTANTS,
     *planted.models.MUTANTS,
+    *planted.beside.MUTANTS,
 )
 
 
