@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import ConfigDict, Field, ValidationError, create_model
@@ -32,6 +32,7 @@ from vista_train.video.frames import FrameCache
 from vista_train.video.media import Media
 from vista_train.video.sampling import View
 
+Settings = TypeVar("Settings")
 MAX_RECIPE_BYTES = 1 << 20
 MAX_RECIPE_VALUES = 100_000
 """... and so many values, each alias counted as all that it stands for: sections are copied, and bases merged."""
@@ -116,7 +117,7 @@ class Recipe(Strict):
     data: DataSection = DataSection()
     """Where clips come from."""
     augment: Any
-    """The augmentations to draw from, by name; default, all of them evenly."""
+    """The augmentations to draw from, by name; default, evenly all but those that a recipe must name."""
     train: TrainSection = TrainSection()  # type: ignore[valid-type]
     """How to train."""
 
@@ -240,7 +241,9 @@ def recipe_model(family_name: str = "tiny") -> type[Recipe]:
         **{name: (kind | None, Field(None, description=kind.__doc__)) for name, kind in sections.items()},  # type: ignore[call-overload]
     )
     by_itself = [
-        name for name, kind in sections.items() if not any(entry.is_required() for entry in kind.model_fields.values())
+        name
+        for name, kind in sections.items()
+        if REGISTRY[name].by_default and not any(entry.is_required() for entry in kind.model_fields.values())
     ]
     name_field = (str, Field("tiny", description="Name of the family."))
     chosen = model_of("FamilySection", family(family_name).settings_type, name=name_field)
@@ -260,6 +263,18 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     for override in overrides:
         _override(data, override)
     return parse_recipe(data, str(path))
+
+
+def load_settings(path: str | Path, kind: type[Settings]) -> Settings:
+    """A dataclass from a YAML file of its own, read as strictly as a recipe; `ValueError`."""
+    data, model = _read(Path(path)), model_of(kind.__name__, kind)
+    try:
+        settings: Settings = build(kind, model.model_validate(data))
+    except ValidationError as error:
+        raise ValueError(f"{path}: {explained(error, model)}") from None
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return settings
 
 
 def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:

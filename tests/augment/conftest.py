@@ -200,3 +200,22 @@ def cast_from() -> Callable[..., Cast]:
         return cast
 
     return make
+
+
+@pytest.fixture
+def composed_from(cast_from) -> Callable[..., tuple[Sample, Cast]]:
+    """The first sample of casts from the pool that can be composed, and its cast; as the dataset tries again."""
+
+    def make(
+        augment: Augment, pool: Sequence[Clip], index: int, rng: np.random.Generator, view: View
+    ) -> tuple[Sample, Cast]:
+        reasons = []
+        for _ in range(16):
+            cast = cast_from(pool, augment.roles, index, rng)
+            try:
+                return augment(rng, cast, view), cast
+            except CannotComposeError as error:
+                reasons.append(str(error))
+        pytest.fail(f"{augment.name}: no cast of 16 can be composed: {reasons}")
+
+    return make

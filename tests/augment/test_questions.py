@@ -17,6 +17,7 @@ from vista_train.augment import (
     CannotComposeError,
     EventRelationship,
     LongVideoCaption,
+    Plain,
     TemporalNeedle,
     TwoNeedle,
     VideoGrid,
@@ -32,6 +33,8 @@ FIELDS = {
     "EVENT_AFTER": {"event"},
     "EVENT_BEFORE": {"event"},
     "GRID": {"rows", "columns", "row", "column", "row_th", "column_th", "cells"},
+    **{name: {"event"} for name in ("IS_THERE", "WHEN", "WHERE", "HOW_MANY", "WHICH_CELL")},
+    "NTH_CLIP": {"nth"},
 }
 TABLES = {name: texts for name, texts in vars(wordings).items() if name.isupper()}
 
@@ -59,17 +62,17 @@ def test_there_are_a_dozen_wordings_and_each_can_be_filled(name: str) -> None:
 
 
 def test_no_table_of_wordings_is_forgotten() -> None:
-    assert len(TABLES) == 13
+    assert len(TABLES) == 20
     assert len(set(wordings.CHOOSE)) >= 4
     assert len(set(wordings.THEN)) >= 5
 
 
 @pytest.mark.parametrize("name", sorted(REGISTRY))
-def test_a_dozen_wordings_are_heard(name: str, pool, cast_from, choice) -> None:
+def test_a_dozen_wordings_are_heard(name: str, pool, composed_from, choice) -> None:
     augment, stems = REGISTRY[name](), Counter()
     for index in range(250):
         rng = np.random.default_rng(index)
-        sample = augment(rng, cast_from(pool, augment.roles, index, rng), VIEW)
+        sample, _ = composed_from(augment, pool, index, rng, VIEW)
         stem = re.sub(r"w\d+( [a-z]{4,6})+|\d+(st|nd|rd|th)?", "#", choice(sample).question)
         stems[stem] += 1
     assert len(stems) >= 12
@@ -269,3 +272,14 @@ def test_braces_in_a_caption_are_words_like_others() -> None:
     for seed in range(10):
         sample = EventRelationship()(np.random.default_rng(seed), cast, VIEW)
         assert any(text in sample.messages[0].content for text in ("A {event} with {0}", "A {cell}", "Thing 2"))
+
+
+def test_all_turns_of_a_clip_are_one_conversation() -> None:
+    talked = Clip("a.mp4", 0, 4, 64, 48, 8, qa=(QA("Who?", "A man."), QA("Where?", "Outside."), QA("Why?", "No idea.")))
+    cast, view = {"clip": (talked,)}, View(frames=2, width=56, height=56)
+    sample = Plain(turns="all")(np.random.default_rng(0), cast, view)
+    assert [(message.role, message.content) for message in sample.messages] == [
+        ("user", "Who?"), ("assistant", "A man."), ("user", "Where?"), ("assistant", "Outside."),
+        ("user", "Why?"), ("assistant", "No idea."),
+    ]  # fmt: skip
+    assert len(Plain()(np.random.default_rng(0), cast, view).messages) == 2

@@ -91,7 +91,7 @@ MUTANTS = (
     Mutant(
         "labels_counted_per_rank",
         "vista_train/training/loop.py",
-        "factor = self.engine.averaging_factor / max(1, agreed.labels)",
+        "factor = self.engine.averaging_factor / (agreed.weight or 1.0)",
         "factor = self.engine.averaging_factor / max(1, sum(row.num_labels for row in rows))",
         "tests/training/test_two_processes.py::test_world_size_and_rows_change_nothing",
     ),

@@ -44,6 +44,8 @@ class Augment:
     """A frozen dataclass that composes a Sample. Defining a subclass registers it under its snake_case name."""
 
     name: ClassVar[str]
+    by_default: ClassVar[bool] = True
+    """Whether a recipe that names no augmentations draws it."""
     roles: tuple[Role, ...] = ()
     """The first role is the anchor: over an epoch, every clip that can plays it once."""
 
@@ -82,15 +84,17 @@ def check_settings(augment: Augment) -> None:
     """`ValueError` for a setting that cannot be meant, by the unit in its name."""
     for name, value in vars(augment).items():
         key = f"augment.{augment.name}.{name}"
-        if name == "multiple_choice" and not 0 <= value <= 1:
+        if name in ("multiple_choice", "inverse") and not 0 <= value <= 1:
             raise ValueError(f"{key} is {value}; a share lies in 0..1")
         may_be_nothing = name in ("min_seconds", "max_gap_seconds")
         if name.endswith("_seconds") and (value < 0 or (value == 0 and not may_be_nothing)):
             raise ValueError(f"{key} is {value}; it must be above 0 seconds")
         if name.endswith("_scale") and not 0 < value[0] <= value[1] <= 1:
             raise ValueError(f"{key} is {list(value)}; it must be two shares of the frame, in order, in 0..1")
-        if name == "max_clips" and value < 2:
+        if name in ("max_clips", "max_needles") and value < 2:
             raise ValueError(f"{key} is {value}; at least 2 clips are joined")
+        if name == "max_copies" and value < 1:
+            raise ValueError(f"{key} is {value}; it must be at least 1")
 
 
 def check_seen(sample: Sample, view: View, times: Sequence[Any]) -> None:

@@ -111,7 +111,7 @@ def draw_box(
     height, in the inset's own aspect ratio, where a view of `frames` (default: the most) shows it whole and at
     `min_pixels` or more."""
     content = view.content(base, frames)
-    window = _visible(content, view.canvas(base, frames))
+    window = visible(view, base, frames)
     span = min(window.right - window.left, window.bottom - window.top)
     share = Fraction(float(rng.uniform(*scale))).limit_denominator(10_000) * span
     rect = Rect.of_size(*base).part(Box(0, 0, share, share)).fitted(*inset, "letterbox")  # type: ignore[arg-type]
@@ -134,9 +134,9 @@ def _spot(rng: np.random.Generator, low: Fraction, high: Fraction) -> Fraction:
     return between(rng, low, high) if low < high else low
 
 
-def _visible(content: Rect, canvas: tuple[int, int]) -> Box:
-    """The part of what lies at `content` that is on the canvas: all of it, unless it is cropped."""
-    width, height = canvas
+def visible(view: View, base: tuple[int, int], frames: int | None = None) -> Box:
+    """The part of a video of size `base` that is on the canvas: all of it, unless it is cropped."""
+    content, (width, height) = view.content(base, frames), view.canvas(base, frames)
     return Box(
         max(Fraction(0), -content.left / content.width),
         max(Fraction(0), -content.top / content.height),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 
@@ -17,15 +18,20 @@ class Plain(Augment):
     """One clip as it is, with a question of its own or one for its caption."""
 
     roles = (Role("clip"),)
+    turns: Literal["one", "all"] = field(default="one", kw_only=True)
+    """Of a clip's own questions, ask one of them, or all in their order, as the conversation they may be."""
 
     def draw(self, rng: np.random.Generator, clips: Cast, view: object) -> Params:
         return {"wording": questions.draw_wording(rng)}
 
     def apply(self, clips: Cast, params: Params) -> Sample:
         (clip,), wording = clips["clip"], params["wording"]
-        if clip.qa:
+        evidence = (Evidence(Span(0, clip.duration)),)  # type: ignore[arg-type]
+        pairs = questions.own(clip)
+        if pairs and self.turns == "all":
+            return Sample(clip, questions.conversation(pairs), evidence, self.name)
+        if pairs:
             asked = questions.about(clip, "", wording)
         else:
             asked = questions.Asked(questions.one_of(wordings.PLAIN, wording), questions.told(clip))
-        evidence = (Evidence(Span(0, clip.duration)),)  # type: ignore[arg-type]
         return Sample(clip, questions.converse(asked, wording), evidence, self.name)

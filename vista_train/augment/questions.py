@@ -13,7 +13,7 @@ import numpy as np
 from vista_train.augment import wordings
 from vista_train.augment.base import CannotComposeError
 from vista_train.types import Message
-from vista_train.video.composition import QA, Clip
+from vista_train.video.composition import QA, Clip, QAKind
 
 LETTERS = "ABCD"
 NUM_DISTRACTORS = len(LETTERS) - 1
@@ -63,8 +63,8 @@ def about(clip: Clip, where: str, wording: Wording, shown: Iterable[Clip] = (), 
     """
     if wording.letter is None:
         shown = absent = ()
-    if clip.qa:
-        qa = one_of(clip.qa, wording, turn=1)
+    if pairs := own(clip):
+        qa = one_of(pairs, wording, turn=1)
         return Asked(
             f"{where} {qa.question}".strip(),
             qa.answer,
@@ -77,6 +77,21 @@ def about(clip: Clip, where: str, wording: Wording, shown: Iterable[Clip] = (), 
         tuple(sentence(other.caption) for other in shown),
         tuple(sentence(other.caption) for other in absent),
     )
+
+
+def own(clip: Clip) -> tuple[QA, ...]:
+    """The questions about a clip by itself."""
+    return tuple(qa for qa in clip.qa if qa.kind == "clip")
+
+
+def joint(clips: Sequence[Clip], shown: Sequence[Clip], kind: QAKind, wording: Wording) -> Asked | None:
+    """A question of a kind about all of `clips`, which follow one another in a source, if there is one and they are
+    `shown` from the first to the last, none of them cut."""
+    pairs = [qa for qa in clips[0].qa if (qa.kind, qa.clips) == (kind, len(clips))]
+    if not pairs or [clip.duration for clip in clips] != [clip.duration for clip in shown]:
+        return None
+    qa = one_of(pairs, wording, turn=1)
+    return Asked(qa.question, qa.answer, absent=qa.distractors)
 
 
 def neighbour(
@@ -138,6 +153,11 @@ def converse(asked: Asked, wording: Wording) -> tuple[Message, ...]:
     return (Message("user", asked.question), Message("assistant", asked.answer))
 
 
+def conversation(pairs: Iterable[QA]) -> tuple[Message, ...]:
+    """Questions and answers as they are, one after the other."""
+    return tuple(message for qa in pairs for message in (Message("user", qa.question), Message("assistant", qa.answer)))
+
+
 def normal(text: str) -> str:
     """The text without case, punctuation and spacing: what two answers are compared by."""
     kept = MARK.sub(lambda mark: "" if unicodedata.category(mark[0]).startswith("P") else mark[0], text.casefold())
@@ -187,7 +207,7 @@ def _overlap(one: Clip, other: Clip) -> bool:
 
 def _answers(clips: Iterable[Clip], asked: QA) -> tuple[str, ...]:
     question = normal(asked.question)
-    return tuple(qa.answer for clip in clips for qa in clip.qa if normal(qa.question) == question)
+    return tuple(qa.answer for clip in clips for qa in own(clip) if normal(qa.question) == question)
 
 
 def _distractors(asked: Asked, wording: Wording) -> list[str]:

@@ -11,7 +11,7 @@ import numpy as np
 from vista_train.augment import placement, questions, wordings
 from vista_train.augment.base import Augment, Cast, Params, Role
 from vista_train.types import Evidence, Sample
-from vista_train.video.composition import Clip, Concat
+from vista_train.video.composition import Clip, Concat, QAKind
 from vista_train.video.geometry import Box, Fit, exact
 from vista_train.video.sampling import View
 
@@ -38,6 +38,16 @@ def long_enough(clips: Cast, seconds: float) -> tuple[Clip, ...]:
 def join(parts: tuple[Clip, ...], ends: tuple[Fraction, ...], fit: Fit) -> Concat:
     """The parts, each cut to its share, one after another."""
     return Concat(tuple(part.subclip(0, end) for part, end in zip(parts, ends, strict=False)), fit=fit)
+
+
+def joined(
+    augment: LongVideoCaption | EventRelationship, clips: Cast, params: Params, kind: QAKind
+) -> tuple[Concat, questions.Asked | None]:
+    """The clips joined as drawn, and what the manifest has to ask of all of them together, if it has."""
+    parts = long_enough(clips, augment.min_seconds)
+    video = join(parts, params["ends"], augment.fit)
+    asked = questions.joint(parts, video.clips(), kind, params["wording"]) if augment.same_source else None
+    return video, asked
 
 
 def introduced(question: str, same_source: bool, wording: questions.Wording) -> str:
@@ -82,19 +92,16 @@ class LongVideoCaption(Augment):
 
     def apply(self, clips: Cast, params: Params) -> Sample:
         wording = params["wording"]
-        video = join(long_enough(clips, self.min_seconds), params["ends"], self.fit)
+        video, story = joined(self, clips, params, "story")
         question = introduced(questions.one_of(wordings.LONG_CAPTION, wording), self.same_source, wording)
-        answer = questions.chronicle(video.clips(), wording)
+        answer = story.answer if story else questions.chronicle(video.clips(), wording)
         evidence = shown(video, range(len(video.parts)))
         return Sample(video, questions.converse(questions.Asked(question, answer), wording), evidence, self.name)
 
 
 @dataclass(frozen=True)
 class EventRelationship(Augment):
-    """Joined clips as in LongVideoCaption, and a question about their order (VISTA 2.1, Table 1 B).
-
-    Parts of one source look alike, so wrong options are other parts, and with too few of them there are none.
-    """
+    """Joined clips as in LongVideoCaption, and a question about their order (VISTA 2.1, Table 1 B)."""
 
     same_source: bool = True
     """Join consecutive clips of one source video; false joins any clips, and says so."""
@@ -105,7 +112,7 @@ class EventRelationship(Augment):
     max_clips: int = 8
     """The most clips to join."""
     multiple_choice: float = 0.5
-    """Share of questions with options."""
+    """Share of questions with options. Parts of one source are alike: wrong ones are other parts, or there are none."""
     fit: Fit = "letterbox"
     """How clips of another shape are put into the first one's."""
 
@@ -123,7 +130,9 @@ class EventRelationship(Augment):
 
     def apply(self, clips: Cast, params: Params) -> Sample:
         known, asked, wording = params["known"], params["asked"], params["wording"]
-        video = join(long_enough(clips, self.min_seconds), params["ends"], self.fit)
+        video, order = joined(self, clips, params, "order")
+        if order is not None:
+            return Sample(video, questions.converse(order, wording), shown(video, range(len(video.parts))), self.name)
         texts = wordings.EVENT_AFTER if known < asked else wordings.EVENT_BEFORE
         strangers = () if self.same_source else clips.get("distractor", ())
         talk = questions.neighbour(video.clips(), known, asked, strangers, texts, wording)

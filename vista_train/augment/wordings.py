@@ -135,6 +135,111 @@ GRID = (
     "Concentrate on one cell of this grid of videos: row {row}, column {column}.",
 )
 
+IS_THERE = (
+    "Is this anywhere in the video: “{event}”?",
+    "Does the video show “{event}” at some point?",
+    "“{event}” Can this be seen in the video, yes or no?",
+    "Yes or no: is there a scene like “{event}” in this video?",
+    "Does any part of the video fit the words “{event}”?",
+    "Look through the whole video. Does “{event}” appear in it?",
+    "Someone says that this is shown here: {event}. Are they right?",
+    "Is a scene described by “{event}” hidden in this video?",
+    "Tell me whether “{event}” occurs in the video.",
+    "Would you find “{event}” if you watched all of this video?",
+    "Is it true that the video contains “{event}”?",
+    "Check whether the video has this in it: {event}. Does it?",
+)
+
+WHEN = (
+    "From which second to which second is this shown: {event}?",
+    "When, in seconds, does “{event}” begin and end?",
+    "“{event}” Between which two times, in seconds, can this be seen?",
+    "Give the start and the end, in seconds, of the scene “{event}”.",
+    "At which seconds does the video turn to “{event}”, and when does it turn away?",
+    "Find the stretch that shows “{event}” and give its time in seconds.",
+    "During which seconds of the video is “{event}” visible?",
+    "Locate “{event}” in time: from when to when, in seconds?",
+    "Name the time span, in seconds, in which one sees “{event}”.",
+    "Which part of the video, in seconds from its beginning, fits “{event}”?",
+    "State in seconds when the passage with “{event}” starts and stops.",
+    "This is shown for a while: {event}. Since which second, and until which?",
+)
+
+WHERE = (
+    "Where in the frame is this shown: {event}?",
+    "In which place of the picture can “{event}” be seen?",
+    "“{event}” Where does it lie in the frame?",
+    "A small window shows “{event}”. Where is it?",
+    "Find the part of the frame that shows “{event}” and say where it is.",
+    "Locate “{event}” within the picture.",
+    "At what position in the frame does “{event}” play?",
+    "Look for “{event}” in the picture. Where do you find it?",
+    "Name the place in the frame at which one sees “{event}”.",
+    "Which area of the picture is taken up by “{event}”?",
+    "Say where the inset with “{event}” was placed.",
+    "Point out where in this video's frame “{event}” appears.",
+)
+
+HOW_MANY = (
+    "How many times does the video show “{event}”?",
+    "How often is this seen in the video: {event}?",
+    "Count the passages that show “{event}”.",
+    "“{event}” How many such passages are there in the video?",
+    "Say in how many separate places the video cuts to “{event}”.",
+    "What is the number of times that “{event}” appears in this video?",
+    "The video may turn to “{event}” several times, or never. How many times?",
+    "Give the number of scenes that fit “{event}”.",
+    "Watch for “{event}” and count. Which number do you get?",
+    "On how many occasions does this come up: {event}?",
+    "Tell me the count of insertions that show “{event}”.",
+    "With a single number: how many times can “{event}” be seen?",
+)
+
+WHICH_ORDER = (
+    "In which order does the video show these scenes? Answer with their numbers.",
+    "Put these scenes into the order of their appearance, by number.",
+    "These scenes are all in the video. Give their numbers in order of time.",
+    "Sort these scenes by when they are shown, and list their numbers.",
+    "Which of these scenes comes first, which next, and so on? Give the numbers.",
+    "Arrange the numbers of these scenes as they follow one another in the video.",
+    "From the earliest to the latest, what are the numbers of these scenes?",
+    "Give the sequence, in numbers, in which the video turns to these scenes.",
+    "The list below is in no particular order. By number, what order does the video have?",
+    "Bring these scenes into chronological order and answer with the numbers.",
+    "When watching the video, in what order are these scenes met? Name the numbers.",
+    "List the numbers of these scenes, beginning with the one that is shown earliest.",
+)
+
+WHICH_CELL = (
+    "In which row and column of the grid is this shown: {event}?",
+    "Which cell shows “{event}”? Give its row and column, counted from the top left.",
+    "“{event}” At which row and which column is this clip?",
+    "Find the cell with “{event}” and name its row and its column.",
+    "Many clips play side by side. Where is “{event}”, by row and column?",
+    "Give the row, from the top, and the column, from the left, of the clip “{event}”.",
+    "Search the grid for “{event}”. What are its row and its column?",
+    "One cell of this grid fits “{event}”. Say which, by row and column.",
+    "By row and column, both from 1, where does “{event}” play?",
+    "Look over all cells. Which row and column has the one that shows “{event}”?",
+    "State the place in the grid of the clip described by “{event}”: its row and its column.",
+    "Counting rows downwards and columns to the right, where can “{event}” be seen?",
+)
+
+NTH_CLIP = (
+    "Look at the {nth} clip.",
+    "Consider the {nth} clip of this video.",
+    "Go to the {nth} of the clips.",
+    "Turn to the clip that comes {nth}.",
+    "Of the clips in this video, take the {nth}.",
+    "Counting the clips from the beginning, find the {nth}.",
+    "Skip to the {nth} clip in the row.",
+    "Attend only to the {nth} clip.",
+    "Pick the {nth} clip, in order of time.",
+    "Watch for the {nth} clip that is shown.",
+    "Let us talk about the {nth} clip.",
+    "Think of the {nth} clip that you see.",
+)
+
 ASK_CONTENT = (
     "What is shown there?",
     "What can be seen there?",

@@ -56,14 +56,18 @@ def records(files: Iterable[Path], columns: Set[str]) -> Iterator[Record]:
     with tqdm(total=total, desc="reading", unit="B", unit_scale=True, delay=2, disable=None) as bar:
         before = 0
         for file in files:
-            read = KINDS[file.suffix.lower()]
-            with file.open("rb") as stream:
-                for number, (line, record) in enumerate(read(stream, file, columns)):
-                    if not number % 1024:
-                        bar.update(before + stream.tell() - bar.n)
-                    yield f"{file}:{line}", record
+            yield from _records_of(file, columns, bar, before)
             before += file.stat().st_size
         bar.update(total - bar.n)
+
+
+def _records_of(file: Path, columns: Set[str], bar: Any, before: int) -> Iterator[Record]:
+    read = KINDS[file.suffix.lower()]
+    with file.open("rb") as stream:
+        for number, (line, record) in enumerate(read(stream, file, columns)):
+            if not number % 1024:
+                bar.update(before + stream.tell() - bar.n)
+            yield f"{file}:{line}", record
 
 
 def hub_records(name: str, split: str, revision: str | None, columns: Set[str]) -> tuple[str, Iterator[Record]]:

@@ -11,8 +11,9 @@ import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from vista_train.video.fade import Timeline
 from vista_train.video.geometry import FITS, Box, Fit, Number, Span, exact
 
 if TYPE_CHECKING:
@@ -60,13 +61,29 @@ class Video:
         raise TypeError(f"{type(self).__name__} has no clips")
 
 
+QAKind: TypeAlias = Literal["clip", "story", "order"]
+"""What a question is about: one clip by itself, all that happens in several, or the order in which it happens."""
+
+
 @dataclass(frozen=True)
 class QA:
-    """A question about one clip, its answer, and wrong answers of the same kind, if any are known."""
+    """A question, its answer, and wrong answers of the same kind, if any are known."""
 
     question: str
     answer: str
     distractors: tuple[str, ...] = ()
+    kind: QAKind = "clip"
+    clips: int = 1
+    """How many clips it is about: the one that has it and those that follow in its source, joined in order of time."""
+
+    def to_json(self) -> dict[str, Any]:
+        """Its JSON form; what is as usual is left out, so that it reads as it did before there was anything else."""
+        out: dict[str, Any] = {
+            "question": self.question,
+            "answer": self.answer,
+            "distractors": list(self.distractors),
+        }
+        return out | ({} if self.kind == "clip" else {"kind": self.kind, "clips": self.clips})
 
 
 @dataclass(frozen=True)
@@ -160,9 +177,7 @@ class Clip(Video):
             "source": self.source,
         }
         if self.qa:
-            out["qa"] = [
-                {"question": qa.question, "answer": qa.answer, "distractors": list(qa.distractors)} for qa in self.qa
-            ]
+            out["qa"] = [qa.to_json() for qa in self.qa]
         return out
 
 
@@ -173,6 +188,10 @@ class Concat(Video):
     parts: tuple[Video, ...]
     size: tuple[int, int] = (0, 0)
     fit: Fit = "letterbox"
+    fade_seconds: Fraction = Fraction(0)
+    """Each part begins so long before the one ahead of it ends, and the pictures are blended linearly in time."""
+    window: Span | None = None
+    """With fades, what is shown of it all: a part that is cut within a fade is kept whole."""
     duration: Fraction = _derived()
     frame_measure: Fraction = _derived()
 
@@ -183,17 +202,34 @@ class Concat(Video):
         object.__setattr__(self, "size", self.parts[0].size if tuple(self.size) == (0, 0) else tuple(self.size))
         _check_size("Concat", self.size)
         _check_fit(self.fit)
+        if self.fade_seconds or self.window:
+            object.__setattr__(self, "fade_seconds", exact(self.fade_seconds))
+            line = self.timeline()
+            object.__setattr__(self, "window", None if line.whole else line.window)
+            object.__setattr__(self, "duration", line.window.end - line.window.start)
+            rates = [part.frame_measure / part.duration for part in self.parts]
+            object.__setattr__(self, "frame_measure", line.measure(rates))
+            return
         for name in ("duration", "frame_measure"):
             object.__setattr__(self, name, sum((getattr(part, name) for part in self.parts), Fraction(0)))
 
+    def timeline(self) -> Timeline:
+        """With fades, when each part is shown, and how strongly."""
+        return Timeline.of([part.duration for part in self.parts], self.fade_seconds, self.window)
+
     def spans(self) -> tuple[Span, ...]:
-        """When each part is shown."""
+        """When each part is shown; with fades, two neighbours are both."""
+        if self.fade_seconds:
+            return self.timeline().spans()
         edges = [Fraction(0)]
         for part in self.parts:
             edges.append(edges[-1] + part.duration)
         return tuple(Span(a, b) for a, b in itertools.pairwise(edges))
 
     def _cut(self, start: Fraction, end: Fraction) -> Concat:
+        if self.fade_seconds:
+            parts, window = self.timeline().cut(start, end)
+            return replace(self, parts=self.parts[parts], window=window)
         kept = []
         for part, span in zip(self.parts, self.spans(), strict=True):
             first, last = max(start, span.start), min(end, span.end)
@@ -205,12 +241,16 @@ class Concat(Video):
         return tuple(clip for part in self.parts for clip in part.clips())
 
     def to_json(self) -> dict[str, Any]:
-        return {
+        out: dict[str, Any] = {
             "kind": "concat",
             "parts": [part.to_json() for part in self.parts],
             "size": list(self.size),
             "fit": self.fit,
         }
+        if self.fade_seconds:
+            line = self.timeline().window
+            out |= {"fade_seconds": _ratio(self.fade_seconds), "window": [_ratio(line.start), _ratio(line.end)]}
+        return out
 
 
 @dataclass(frozen=True)
@@ -222,9 +262,14 @@ class Overlay(Video):
     start: Fraction
     box: Box
     fit: Fit = "letterbox"
+    soft_edge: Fraction = Fraction(0)
+    """The share of the box's width and height, on each side, over which the inset becomes opaque, from the edge in."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "start", exact(self.start))
+        object.__setattr__(self, "soft_edge", exact(self.soft_edge))
+        if not 0 <= self.soft_edge <= Fraction(1, 2):
+            raise ValueError(f"Overlay: soft_edge is {float(self.soft_edge)}; it must be a share in 0..0.5")
         if not 0 <= self.start < self.base.duration:
             raise ValueError(
                 f"the inset starts at {float(self.start)} s, outside a base of {float(self.base.duration)} s"
@@ -267,7 +312,7 @@ class Overlay(Video):
             "start": _ratio(self.start),
             "box": [_ratio(edge) for edge in self.box.edges],
             "fit": self.fit,
-        }
+        } | ({"soft_edge": _ratio(self.soft_edge)} if self.soft_edge else {})
 
 
 @dataclass(frozen=True)
@@ -330,10 +375,14 @@ def video_from_json(data: Mapping[str, Any]) -> Video:
             case "clip":
                 return _clip_from_json(data)
             case "concat":
-                return Concat(tuple(map(video_from_json, data["parts"])), _pair(data["size"]), data["fit"])
+                joined = (tuple(map(video_from_json, data["parts"])), _pair(data["size"]), data["fit"])
+                if "fade_seconds" not in data:
+                    return Concat(*joined)
+                return Concat(*joined, Fraction(data["fade_seconds"]), Span(*map(Fraction, data["window"])))
             case "overlay":
                 base, inset = video_from_json(data["base"]), video_from_json(data["inset"])
-                return Overlay(base, inset, Fraction(data["start"]), box_from_json(data["box"]), data["fit"])
+                start, edge = Fraction(data["start"]), Fraction(data.get("soft_edge", 0))
+                return Overlay(base, inset, start, box_from_json(data["box"]), data["fit"], edge)
             case "grid":
                 cells = tuple(map(video_from_json, data["cells"]))
                 return Grid(cells, data["rows"], data["columns"], _pair(data["size"]), data["fit"])
@@ -350,7 +399,10 @@ def box_from_json(edges: Sequence[str]) -> Box:
 
 def qa_from_json(entries: Sequence[Mapping[str, Any]]) -> tuple[QA, ...]:
     """Question/answer pairs from their JSON form."""
-    return tuple(QA(e["question"], e["answer"], tuple(e.get("distractors", ()))) for e in entries)
+    return tuple(
+        QA(e["question"], e["answer"], tuple(e.get("distractors", ())), e.get("kind", "clip"), e.get("clips", 1))
+        for e in entries
+    )
 
 
 def _clip_from_json(data: Mapping[str, Any]) -> Clip:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import groupby
 from operator import itemgetter
@@ -14,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
+from vista_train.video.blending import Blend, Mixture, Veil
 from vista_train.video.composition import Clip, Concat, Grid, Overlay, Video
 from vista_train.video.decode import Wanted
 from vista_train.video.decode.limits import predicted_seconds
@@ -37,6 +38,8 @@ class Request(NamedTuple):
     """The part of the canvas it may paint."""
     holes: tuple[Pixels, ...] = ()
     """Parts of the window that something lies over."""
+    blend: Blend | None = None
+    """How strongly it is seen, where it is blended with others."""
 
 
 PLACE = slice(3, 6)
@@ -61,12 +64,22 @@ def render(
     frames_TCHW = np.zeros((len(times), 3, size[1], size[0]), np.uint8)
     canvas_THWC = frames_TCHW.transpose(0, 2, 3, 1)
     by_file: dict[str, list[Request]] = defaultdict(list)
+    blended: dict[int, list[Pixels]] = defaultdict(list)
     for request in requests(video, times, size, fit):
         by_file[request.clip.path].append(request)
+        if request.blend:
+            blended[request.frame].append(request.blend.area(request.window))
+    mixtures = {frame: Mixture(areas) for frame, areas in blended.items()}
     media.refuse(path for path, wanted in by_file.items() if wanted[0].clip.frames_TCHW is None)
     for path, wanted in by_file.items():
         for numbers, pictures_NHWC in _batches(path, wanted, media):
-            _paint(canvas_THWC, [wanted[number] for number in numbers], pictures_NHWC)
+            painted = [wanted[number] for number in numbers]
+            if mixtures and any(request.blend for request in painted):
+                _blend(canvas_THWC, mixtures, painted, pictures_NHWC)
+            else:
+                _paint(canvas_THWC, painted, pictures_NHWC)
+    for frame, mixture in mixtures.items():
+        mixture.settle(canvas_THWC[frame])
     return torch.from_numpy(frames_TCHW)
 
 
@@ -103,6 +116,7 @@ class _Slot:
     rect: Rect
     window: Pixels
     holes: tuple[Pixels, ...] = ()
+    blend: Blend | None = None
 
     def fitted(self, video: Video, box: Box, part: Video, fit: Fit) -> _Slot:
         """The slot of a part of `video`, fitted into `box` of its frame and painting nothing outside it.
@@ -112,7 +126,12 @@ class _Slot:
         rect = self.rect.part(box)
         scale_x, scale_y = self.rect.width / video.size[0], self.rect.height / video.size[1]
         place = rect.fitted(part.size[0] * scale_x, part.size[1] * scale_y, fit)
-        return _Slot(place, self.window & rect.pixels(), self.holes)
+        return _Slot(place, self.window & rect.pixels(), self.holes, self.blend)
+
+    def veiled(self, veil: Veil) -> _Slot:
+        """The same slot, seen through a veil too."""
+        blend = self.blend or Blend()
+        return replace(self, blend=blend._replace(veils=(*blend.veils, veil)))
 
     def requests(self, video: Video, shown: list[tuple[int, Fraction]]) -> Iterator[Request]:
         """The pictures of `video` in this slot at `shown`: (frame index, time in the video) pairs."""
@@ -126,7 +145,9 @@ class _Slot:
                     for frame, time in shown:
                         # Sums of fractions are dear, and a grid has thousands of pictures.
                         at = video.start + time if video.start else time
-                        yield Request(video, at, frame, place, window, self.holes)
+                        yield Request(video, at, frame, place, window, self.holes, self.blend)
+            case Concat() if video.fade_seconds:
+                yield from self._faded(video, shown)
             case Concat():
                 for part, span in zip(video.parts, video.spans(), strict=True):
                     inside = [(frame, time - span.start) for frame, time in shown if time in span]
@@ -139,14 +160,34 @@ class _Slot:
             case _:
                 raise TypeError(f"{type(video).__name__} is not a composition that can be rendered")
 
+    def _faded(self, video: Concat, shown: list[tuple[int, Fraction]]) -> Iterator[Request]:
+        line = video.timeline()
+        for part, turn in zip(video.parts, line.turns, strict=True):
+            slot, alone = self.fitted(video, Box(), part, video.fit), []
+            for frame, time in shown:
+                at = time + line.window.start
+                weight = turn.weight(at)
+                if weight == 1:
+                    alone.append((frame, at - turn.start))
+                elif weight:
+                    blend = self.blend or Blend()
+                    faded = replace(slot, blend=blend._replace(share=blend.share * weight))
+                    yield from faded.requests(part, [(frame, at - turn.start)])
+            yield from slot.requests(part, alone)
+
     def _overlay(self, video: Overlay, shown: list[tuple[int, Fraction]]) -> Iterator[Request]:
         covered = [(frame, time) for frame, time in shown if time in video.span]
         bare = [(frame, time) for frame, time in shown if time not in video.span]
-        base = _Slot(self.rect, self.window, (*self.holes, self.rect.part(video.box).pixels()))
+        inset = self.fitted(video, video.box, video.inset, video.fit)
+        if video.soft_edge:
+            box = self.rect.part(video.box)
+            base = self.veiled(Veil(box, video.soft_edge, inset=False))
+            inset = inset.veiled(Veil(box, video.soft_edge, inset=True))
+        else:
+            base = _Slot(self.rect, self.window, (*self.holes, self.rect.part(video.box).pixels()), self.blend)
         yield from base.requests(video.base, covered)
         yield from self.requests(video.base, bare)
-        inset = [(frame, time - video.start) for frame, time in covered]
-        yield from self.fitted(video, video.box, video.inset, video.fit).requests(video.inset, inset)
+        yield from inset.requests(video.inset, [(frame, time - video.start) for frame, time in covered])
 
 
 def _hidden(request: Request) -> bool:
@@ -196,6 +237,23 @@ def _paint(canvas_THWC: np.ndarray, painted: Sequence[Request], pictures_NHWC: n
         last = first + len(frames)
         _paste(canvas_THWC, _at(frames), pictures_NHWC[first:last], *where)
         first = last
+
+
+def _blend(
+    canvas_THWC: np.ndarray, mixtures: dict[int, Mixture], painted: Sequence[Request], pictures_NHWC: np.ndarray
+) -> None:
+    """Add pictures to the mixtures of their frames where they are blended, and paste the rest of them."""
+    for request, picture_HWC in zip(painted, pictures_NHWC, strict=True):
+        if request.blend is None:
+            _paint(canvas_THWC, [request], picture_HWC[None])
+            continue
+        area, place = request.blend.area(request.window), request.place
+        if area != request.window:
+            holes = (*request.holes, area)
+            _paste(canvas_THWC, [request.frame], picture_HWC[None], place, request.window, holes)
+        top, left = area.top - place.top, area.left - place.left
+        part_HWC = picture_HWC[top : top + area.height, left : left + area.width]
+        mixtures[request.frame].add(part_HWC, area, request.blend, request.holes)
 
 
 def _paste(
