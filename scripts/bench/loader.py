@@ -89,7 +89,7 @@ def made_dataset(kind: str, manifest: Path, view: Mapping[str, int], cache: Path
                 "root": str(manifest.parent), "manifests": [{"path": manifest.name}], "isolate": "inline",
                 "cache": str(cache), **({"proxies": str(proxies)} if proxies else {}),
             },
-            "augment": {kind: {}} if kind != MIX else {name: {} for name in REGISTRY},
+            "augment": {kind: {}} if kind != MIX else {name: {} for name, kind in REGISTRY.items() if kind.by_default},
             "train": {"max_row_tokens": 2048 + view["frames"] * patches},
         }
     )  # fmt: skip
