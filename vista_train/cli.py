@@ -50,8 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = module.run(arguments)
         return code
-    except Interrupted as error:
-        print(f"vista_train: {error}", file=sys.stderr)
+    except (Interrupted, KeyboardInterrupt) as error:
+        print(f"vista_train: {error or 'interrupted'}", file=sys.stderr)
         return 130
     except (ValueError, MediaError) as error:
         print(f"vista_train: {redacted(str(error))}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -348,12 +349,100 @@ def test_import_writes_a_manifest_that_reads_the_same(tmp_path: Path, capsys) ->
     )
     out = tmp_path / "clips.jsonl"
     columns = ["video=videos/{file}", "caption=text", "start=from", "end=to"]
-    assert main(["import", str(path), str(out), "--columns", *columns]) == 1
+    assert main(["import", str(path), str(out), *[part for column in columns for part in ("--column", column)]]) == 1
     said = capsys.readouterr().out
     assert said.startswith(f"1 clips in {out}, 1 left out:\n  {path}:3: ")
     assert json.loads(out.read_text()) == {
         "video": "videos/a.mp4", "caption": "A dog.", "source": "videos/a.mp4", "start": 2.0, "end": 5.0,
     }  # fmt: skip
     assert rows(out, Reading()) == rows(path, Reading("columns", dict(column.split("=") for column in columns)))
-    assert main(["import", str(path), str(out), "--columns", "video"]) == 2
+    assert main(["import", str(path), str(out), "--column", "video"]) == 2
     assert "write key=column" in capsys.readouterr().err
+
+
+NESTED = {"s": [{"title": "A", "a": []}, {"title": "B", "a": [{"t": 0}, {"t": 5}]}], "caps": "cat"}
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"video": "v", "caption": "s[].title", "start": "s[].a[].t"}, "lists within lists that are not the same"),
+        ({"video": "{s[].title}.mp4"}, "a list cannot be put together"),
+        ({"video": "v", "caption": "caps[]|cap"}, "a list cannot be put together, or chosen"),
+    ],
+)
+def test_columns_that_would_mix_clips_up_are_refused(columns: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        Reading("columns", columns)
+
+
+def test_what_is_missing_in_a_list_moves_nothing() -> None:
+    layout = Layout({"video": "v", "caption": "s[].a[].c", "start": "s[].a[].t"})
+    record = {"v": "x.mp4", "s": [{"a": [{"c": "one", "t": 1}]}, {}, {"a": None}, {"a": [{"c": "two", "t": 2}]}]}
+    assert [(line["caption"], line["start"]) for line in layout.lines(record)] == [("one", 1), ("two", 2)]
+    with pytest.raises(ValueError, match="start is empty in entry 1"):
+        list(layout.lines({"v": "x.mp4", "s": [{"a": [{"c": "one", "t": 1}, {"c": "two"}]}]}))
+    with pytest.raises(ValueError, match="holds 'cat'; it must be a list"):
+        list(Layout({"video": "v", "caption": "caps[]"}).lines(NESTED))
+
+
+@pytest.mark.parametrize("empty", ["Start_timestamp", "End_timestamp", "YoutubeID"])
+def test_a_time_or_name_that_is_empty_is_no_time_at_all(tmp_path: Path, empty: str) -> None:
+    whole = {"YoutubeID": "x", "Start_timestamp": "0:01", "End_timestamp": "0:03", "Caption": "A goat."}
+    path = table(tmp_path / "x.csv", [whole, whole | {empty: ""}])
+    assert len(rows(path, Reading("internvid"))) == 1
+    assert len(open_manifest(path, reading=Reading("internvid")).refused) == 1
+
+
+def test_hostile_cells_are_refused_one_by_one(tmp_path: Path) -> None:
+    good = {"videoID": "a", "timestamp": "[[0, 1]]", "caption": "['x']"}
+    cells = ["[" * 100_000, "{[]:1}", "-" * 100_000 + "1", "__import__('os')", "[[0, None]]", "[[1_0, 2_0]]"]
+    path = table(tmp_path / "x.csv", [good, *(good | {"timestamp": cell} for cell in cells[:5]), good])
+    assert len(rows(path, Reading("panda70m"))) == 2
+    assert len(open_manifest(path, reading=Reading("panda70m")).refused) == 5
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.csv").write_text("v,c,c\na.mp4,one,two\n")
+    with pytest.raises(ValueError, match="two columns are called 'c'"):
+        open_manifest(tmp_path / "x.csv", reading=Reading("columns", {"video": "v", "caption": "c"}))
+
+
+def test_openvid_clips_of_one_recording_are_held_out_together(tmp_path: Path) -> None:
+    lines = [
+        {"video": f"id_{number:02d}_{scene}_0to{20 + scene}.mp4", "caption": "x", "fps": "24", "seconds": "2"}
+        for number in range(40)
+        for scene in range(4)
+    ]
+    path = table(tmp_path / "o.csv", lines)
+    train, held = (rows(path, Reading("openvid1m", held_out=0.3, part=part)) for part in ("train", "held_out"))
+    assert len(train) + len(held) == 160
+    assert held
+    assert not {row["source"] for row in train} & {row["source"] for row in held}
+    assert len({row["source"] for row in [*train, *held]}) == 40
+
+
+def test_captions_beside_videos_are_small_plain_files(tmp_path: Path) -> None:
+    (tmp_path / "secret.txt").write_text("not a caption")
+    folder = tmp_path / "root"
+    folder.mkdir()
+    for name in ("good", "link", "pipe", "large", "deep"):
+        (folder / f"{name}.mp4").write_bytes(b"")
+    (folder / "good.txt").write_text("A dog.")
+    (folder / "link.txt").symlink_to(tmp_path / "secret.txt")
+    os.mkfifo(folder / "pipe.txt")
+    (folder / "large.txt").write_text("x" * (1 << 20))
+    (folder / "deep.json").write_text("[" * 100_000)
+    assert [row["caption"] for row in rows(folder, Reading("folder"), folder)] == ["A dog."]
+    assert len(open_manifest(folder, reading=Reading("folder"), root=folder).refused) == 4
+
+
+def test_an_import_spoils_nothing(tmp_path: Path, capsys) -> None:
+    path = table(tmp_path / "a[1].csv", [{"v": "a\x1b[31m.mp4", "c": "x"}, {"v": "b.mp4", "c": "y"}])
+    columns = ["--column", "video=v", "--column", "caption=c"]
+    assert main(["import", *columns, str(path), str(path)]) == 2
+    assert main(["import", *columns, str(path), str(tmp_path / "none" / "m.jsonl")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert main(["import", *columns, str(path), str(tmp_path / "m.jsonl")]) == 1
+    told = capsys.readouterr()
+    assert "\x1b" not in told.out + told.err

@@ -99,8 +99,14 @@ def test_a_member_has_proxies_tiles_and_an_index_of_its_own(shelf: Path, tmp_pat
     [
         (lambda tar, offset, size: (tar, offset + 512, size), MediaUnreadable, "something else in this place"),
         (lambda tar, offset, size: (tar, offset, size - 1), MediaUnreadable, "something else in this place"),
+        (lambda tar, offset, size: (tar, offset, size, "2plain.mp4"), MediaUnreadable, "something else in this place"),
+        (
+            lambda tar, offset, size: (tar, offset, size, "plain.mp4.bak"),
+            MediaUnreadable,
+            "something else in this place",
+        ),
         (lambda tar, offset, size: (tar, 0, size), MediaUnreadable, "something else in this place"),
-        (lambda tar, offset, size: (tar, offset, 2 << 30), MediaTooLarge, "in a tar, 1073741824 are the most"),
+        (lambda tar, offset, size: (tar, offset, 1 << 40), MediaTooLarge, "limits.max_bytes is"),
         (lambda tar, offset, size: ("sub/none.tar", offset, size), MediaMissing, "no such file"),
         (lambda tar, offset, size: ("sub", offset, size), MediaMissing, "no such file"),
         (lambda tar, offset, size: ("../sub/gnu.tar", offset, size), MediaMissing, "outside the data root"),
@@ -114,7 +120,8 @@ def test_a_key_that_lies_is_one_error(shelf: Path, media: Media, change, error, 
         os.symlink("sub/gnu.tar", shelf / "link.tar")
     (_, offset, size) = next(member for member in members_of(shelf / "sub/gnu.tar") if "plain" in member[0])
     tar, *place = change("sub/gnu.tar", offset, size)
-    key = key_of(tar, "plain.mp4", *place)
+    name = place[2] if len(place) > 2 else "plain.mp4"
+    key = key_of(tar, name, *place[:2])
     if tar == "sub":
         key = key.replace("sub@", "sub.tar@")
     with pytest.raises(error, match=reason):
@@ -175,6 +182,34 @@ def test_a_name_in_several_tars_says_which(shelf: Path, tmp_path: Path) -> None:
         "video is 'plain.mp4'; it is in 2 places in the 2 tars",
         "video is 'deep/er/uneven.mp4'; it is in 2 places in the 2 tars",
     ]
+
+
+def test_a_file_of_another_folder_is_never_taken_for_it(tmp_path: Path) -> None:
+    """Half of a data set may be there: then what is missing is told, whatever else has its name."""
+    for tar, name in (("v10.tar", "a.mp4"), ("v2.tar", "X/b.mp4"), ("v2.tar", "c.mp4")):
+        with tarfile.open(tmp_path / tar, "a") as opened:
+            member = tarfile.TarInfo(name)
+            member.size = 1
+            opened.addfile(member, io.BytesIO(b"x"))
+    path = conversations(tmp_path / "a.json", ["v1/a.mp4", "Y/b.mp4", "X/b.mp4", "v2/c.mp4", "v2/X/b.mp4", "v10/c.mp4"])
+    opened = open_manifest(path, tmp_path / "cache", reading=Reading("vista400k", tars="*.tar"), root=tmp_path)
+    assert [video.split("@")[0] + ":" + video.split("/", 1)[1] for video in opened.rows()["video"][:]] == [
+        "v2.tar:X/b.mp4", "v2.tar:c.mp4", "v2.tar:X/b.mp4",
+    ]  # fmt: skip
+    assert [where.rsplit(":", 1)[1] for where, _ in opened.refused] == ["0", "1", "5"]
+
+
+def test_heads_without_bounds_are_told(tmp_path: Path) -> None:
+    head = bytearray(tarfile.TarInfo("././@LongLink").tobuf(tarfile.GNU_FORMAT))
+    head[156:157] = b"L"
+    many = b"".join(bytes(head) for _ in range(3000))
+    huge = tarfile.TarInfo("././@LongLink")
+    huge.size, huge.type = 4 << 30, b"L"
+    for content in (many, huge.tobuf(tarfile.GNU_FORMAT)):
+        (tmp_path / "x.tar").write_bytes(content)
+        os.truncate(tmp_path / "x.tar", 5 << 30)
+        with pytest.raises(ValueError, match=r"x\.tar: no tar"):
+            list(members_of(tmp_path / "x.tar"))
 
 
 @pytest.mark.parametrize("pattern", ["/etc/*.tar", "../*.tar", "none/*.tar", "*.mp4"])

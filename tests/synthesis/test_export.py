@@ -113,6 +113,33 @@ def test_shards_make_what_one_makes(exported: Path, recipe: Path, tmp_path: Path
     assert names == {path.relative_to(exported) for path in exported.rglob("*.mp4")}
 
 
+def test_what_another_recipe_made_stays_under_its_own_words(exported: Path, recipe: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(recipe), "--out", str(tmp_path), *ROOMS]
+    assert main([*arguments, "--count", "2"]) == 0
+    assert main([*arguments, "--count", "2", "--shard", "1/2", "seed=7"]) == 0
+    media = Media(tmp_path, isolate="inline")
+    checked = 0
+    for path in tmp_path.glob("*.json"):
+        for entry in json.loads(path.read_text()):
+            kind = path.stem.split("-")[0]
+            video, size = Sample.from_json(entry["sample"]).shown, tuple(entry["size"])
+            frame = render(video, [Fraction(0)], size, "squash", load_recipe(recipe).data.root)[0]
+            ((_, picture),) = media.pictures(f"{kind}/{entry['image']}", [Wanted(Fraction(0), *size)])
+            error = ((picture - frame.permute(1, 2, 0).numpy().astype(float)) ** 2).mean()
+            assert 10 * np.log10(255**2 / max(error, 1e-9)) > 30
+            checked += 1
+    assert checked == 3
+
+
+def test_later_positions_join_earlier_ones(exported: Path, recipe: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(recipe), "--out", str(tmp_path), *ROOMS]
+    assert main([*arguments, "--first", "4", "--count", "4"]) == 0
+    assert main([*arguments, "--count", "4"]) == 0
+    assert entries(tmp_path) == entries(exported)
+    assert main([*arguments, "--count", "1"]) == 0
+    assert entries(tmp_path) == entries(exported)
+
+
 def test_a_killed_export_goes_on_to_the_same(exported: Path, recipe: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "vista_train.cli", "export", str(recipe), "--out", str(tmp_path)]
     command += ["--count", str(COUNT), *ROOMS]

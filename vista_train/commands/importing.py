@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from vista_train.data.journal import writing
 from vista_train.data.manifest import FEATURES, Manifest, open_manifest
 from vista_train.data.reading import COLUMNS, Reading
 from vista_train.data.sidecars import beside
@@ -19,8 +20,8 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("out", type=Path, help="the manifest to write, JSON lines")
     parser.add_argument("--format", default=COLUMNS, help="the published layout (data.manifests[].format in recipes)")
     parser.add_argument(
-        "--columns", nargs="*", default=[], metavar="KEY=COLUMN",
-        help="which column holds a key of the manifest, such as video='{videoID}.mp4' caption=Caption",
+        "--column", action="append", default=[], metavar="KEY=COLUMN",
+        help="which column holds a key of the manifest, such as video='{videoID}.mp4'; once for each",
     )  # fmt: skip
     parser.add_argument("--root", type=Path, default=Path("."), help="the folder that videos are relative to")
     parser.add_argument("--tars", help="a pattern of tars below the root that the videos lie in")
@@ -35,7 +36,9 @@ def describe(parser: argparse.ArgumentParser) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    columns = dict(_pair(text) for text in arguments.columns)
+    columns = dict(_pair(text) for text in arguments.column)
+    if arguments.out.is_dir() or arguments.out.resolve() == Path(arguments.path).resolve():
+        raise ValueError(f"{arguments.out} is a folder, or what is to be read; name another file to write")
     reading = Reading(
         arguments.format,
         columns,
@@ -62,7 +65,7 @@ def _write(opened: Manifest, out: Path) -> int:
     """Write a manifest's rows as lines, whole or not at all; how many there are."""
     building = beside(out)
     try:
-        with building.open("w", encoding="utf-8") as stream:
+        with writing(out), building.open("w", encoding="utf-8") as stream:
             for row in _rows(opened):
                 line = {name: row[name] for name in FEATURES if row[name] not in (None, "")}
                 if line.get("qa"):
@@ -82,5 +85,5 @@ def _rows(opened: Manifest) -> Iterator[dict[str, Any]]:
 def _pair(text: str) -> tuple[str, str]:
     key, equals, column = text.partition("=")
     if not (key and equals and column):
-        raise ValueError(f"--columns has {text!r}; write key=column, such as caption=Caption")
+        raise ValueError(f"--column is {text!r}; write key=column, such as caption=Caption")
     return key, column

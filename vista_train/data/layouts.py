@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 SPAN = "span"
@@ -45,6 +46,8 @@ LAYOUTS: dict[str, dict[str, str]] = {
 }
 """By name: of each key of a manifest, the column that holds it. Where a video lies below the data root is what the
 downloader made of it, so `columns: {video: "videos/{videoID}.mp4"}` often goes on top."""
+SOURCE_IN_NAME = {"openvid1m": re.compile(r"(.+)_\d+_\d+to\d+\.\w+")}
+"""Where no column says what recording a clip is of, its file's name may: <recording>_<scene>_<frame>to<frame>.mp4."""
 PLACEHOLDER = re.compile(r"\s*<(?:video|image)>\s*")
 """Stands in the words of instruction sets where the video goes; here it always goes first."""
 CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
@@ -61,6 +64,13 @@ def columns_of(layout: str, columns: Mapping[str, str]) -> dict[str, str]:
     named = LAYOUTS.get(layout, {}) | dict(columns)
     if "video" not in named:
         raise ValueError("columns names no `video`: say which column holds the path, or how it is put together")
+    heads = {key: column[: column.rfind("[]") + 2] for key, column in named.items() if "[]" in column}
+    for key in heads:
+        if "{" in named[key] or "|" in named[key]:
+            raise ValueError(f"columns.{key} is {named[key]!r}; a list cannot be put together, or chosen")
+    if len(set(heads.values())) > 1 and any(head.count("[]") > 1 for head in heads.values()):
+        told = ", ".join(f"{key}: {named[key]}" for key in heads)
+        raise ValueError(f"columns has lists within lists that are not the same ones ({told}); clips would be mixed up")
     return named
 
 
@@ -68,19 +78,22 @@ def needed(columns: Mapping[str, str]) -> set[str]:
     """The columns that have to be read at all."""
     names = set()
     for column in columns.values():
-        fields = re.findall(r"\{([^{}]+)\}", column) if "{" in column else column.split("|")
-        names |= {name for field in fields for name in (field, field.partition(".")[0].removesuffix("[]"))}
+        fields = re.findall(r"\{([^{}]+)\}", column) if "{" in column else [column]
+        choices = [choice for field in fields for choice in field.split("|")]
+        names |= {name for choice in choices for name in (choice, choice.partition(".")[0].removesuffix("[]"))}
     return names
 
 
 class Layout:
     """Which columns hold what, made ready: millions of records are asked."""
 
-    def __init__(self, columns: Mapping[str, str]) -> None:
+    def __init__(self, columns: Mapping[str, str], name: str = "") -> None:
+        self._source = None if "source" in columns else SOURCE_IN_NAME.get(name)
         self._columns = dict(columns)
         self._plain = {key: column for key, column in columns.items() if not set(column) & set("{|.[")}
         self._other = {key: column for key, column in columns.items() if key not in self._plain}
         self._lists = [key for key, column in columns.items() if "[]" in column]
+        self._times = [key for key in ("start", "end", SPAN) if key in columns]
 
     def lines(self, record: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """What a record says, as lines of a manifest: one, or one for each entry of the lists that its columns hold.
@@ -91,8 +104,18 @@ class Layout:
         for key, column in self._other.items():
             found = _found(record, column)
             known[key] = None if found is _ABSENT else found
+        for key in self._times:
+            column = self._columns[key]
+            if column in record and record[column] in (None, ""):
+                raise ValueError(f"{key} is empty in column {column}; it must be a time")
         known = {key: value for key, value in known.items() if not (value is None or value == "")}
         lists = {key: known[key] for key in self._lists if key in known}
+        for key, value in lists.items():
+            if not isinstance(value, list | tuple):
+                raise ValueError(f"column {self._columns[key]} holds {value!r:.60}; it must be a list")
+        if self._source and isinstance(known.get("video"), str):
+            found = self._source.fullmatch(known["video"].rpartition("/")[2])
+            known |= {"source": found[1]} if found else {}
         if not lists:
             yield _line(known)
             return
@@ -104,7 +127,11 @@ class Layout:
         if length > MAX_LISTED:
             raise ValueError(f"one record tells of {length} clips; {MAX_LISTED} are the most")
         for at in range(length):
-            yield _line({key: value[at] if key in lists else value for key, value in known.items()})
+            line = {key: value[at] if key in lists else value for key, value in known.items()}
+            for key in self._times:
+                if key in line and (line[key] is None or line[key] is _ABSENT):
+                    raise ValueError(f"{key} is empty in entry {at} of {self._columns[key]}; it must be a time")
+            yield _line({key: value for key, value in line.items() if value is not _ABSENT and value is not None})
 
 
 def seconds(value: Any, key: str) -> Any:
@@ -164,7 +191,7 @@ def _line(values: dict[str, Any]) -> dict[str, Any]:
     if SPAN in line:
         pair = line.pop(SPAN)
         pair = _listed(pair, SPAN) if isinstance(pair, str) else pair
-        if not isinstance(pair, list | tuple) or len(pair) != 2:
+        if not isinstance(pair, list | tuple) or len(pair) != 2 or any(part in (None, "") for part in pair):
             raise ValueError(f"{SPAN} is {pair!r:.60}; it must be a pair, start and end")
         line["start"], line["end"] = pair
     for key in ("start", "end", "source_start", "duration"):
@@ -183,7 +210,7 @@ def _found(record: Mapping[str, Any], column: str) -> Any:
     of `x/{a}.mp4` the text put together."""
     if "{" in column:
         parts = {field: _found(record, field) for field in re.findall(r"\{([^{}]+)\}", column)}
-        if any(part is _ABSENT or part is None for part in parts.values()):
+        if any(part is _ABSENT or part is None or part == "" for part in parts.values()):
             return _ABSENT
         return re.sub(r"\{([^{}]+)\}", lambda field: str(parts[field[1]]), column)
     for choice in column.split("|"):
@@ -201,29 +228,32 @@ def _inside(value: Any, path: list[str], column: str) -> Any:
         value = value[name]
         if step.endswith("[]"):
             entries = _listed(value, column) if isinstance(value, str) else value
+            if entries is None:
+                entries = []
             if not isinstance(entries, list):
                 raise ValueError(f"column {column} holds {entries!r:.40}; it must be a list")
             rest = path[at + 1 :]
             if not rest:
                 return entries
             found = [_inside(entry, rest, column) for entry in entries]
-            return [one for part in found for one in part] if "[]" in "".join(rest) else found
+            if "[]" not in "".join(rest):
+                return found
+            # Where a list is missing there is nothing; who names the same list has nothing there either.
+            return [one for part in found if part is not _ABSENT for one in part]
     return value
 
 
 def _listed(text: str, what: str) -> Any:
     """A list that stands as text in a cell, as JSON or as Python prints it."""
-    try:
-        return json.loads(text)
-    except ValueError:
-        try:
-            return ast.literal_eval(text)
-        except (ValueError, SyntaxError, RecursionError, MemoryError):
-            raise ValueError(f"{what} holds {text!r:.60}; it must be a list") from None
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, TypeError, SyntaxError, RecursionError, MemoryError):
+            return parse(text)
+    raise ValueError(f"{what} holds {text!r:.60}; it must be a list")
 
 
 def _number(text: str, key: str) -> float:
     try:
-        return float(text)
+        # Python reads 1_000 as a number; whoever wrote it may have meant something else.
+        return float(text.replace("_", " "))
     except ValueError:
         raise ValueError(f"{key} is {text!r:.60}; it must be a number") from None

@@ -152,7 +152,7 @@ def _build_foreign(
                     raise line
                 rows.append(check.values(line))
             except ValueError as error:
-                refused.append((where, phrase(str(error))))
+                refused.append((phrase(where), phrase(str(error))))
                 continue
             if len(rows) == BATCH_ROWS:
                 digest.update(repr(rows).encode())
@@ -166,7 +166,8 @@ def _build_foreign(
         built = _build(Path(path), batches(), reading, folder)
     except ValueError as error:
         where, reason = refused[0] if refused else ("", "")
-        raise ValueError(f"{error}; {len(refused)} were refused, the first at {where}: {reason}") from None
+        more = f"; {len(refused)} were refused, the first at {where}: {reason}" if refused else ""
+        raise ValueError(f"{error}{more}") from None
     if refused:
         print(
             f"{path}: {len(refused)} of {len(refused) + built['rows']} clips left out, the first at {refused[0][0]}: "

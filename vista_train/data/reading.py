@@ -97,9 +97,9 @@ class Reading:
         if str(path).startswith(HUB):
             name = str(path).removeprefix(HUB)
             stamp, found = records.hub_records(name, self.split, self.revision, names)
-            return [stamp], _lines(found, Layout(columns))
+            return [stamp], _lines(found, Layout(columns, self.format))
         files = records.files_of(Path(path))
-        return records.stamps_of(files), _lines(records.records(files, names), Layout(columns))
+        return records.stamps_of(files), _lines(records.records(files, names), Layout(columns, self.format))
 
 
 def _lines(found: Iterator[Record], layout: Layout) -> Iterator[Record]:

@@ -7,6 +7,7 @@ import glob
 import io
 import json
 import os
+import stat
 from collections.abc import Callable, Iterable, Iterator, Set
 from pathlib import Path
 from typing import Any, BinaryIO, TypeAlias
@@ -21,6 +22,10 @@ from vista_train.redact import phrase
 HUB = "hub:"
 """What begins the name of a data set on the Hub."""
 MAX_CELL_CHARS = 1 << 24
+MAX_BESIDE_BYTES = 1 << 18
+"""Of a caption beside a video, all that its downloader may have put there with it included."""
+PARQUET_ROWS = 64
+"""Read at a time: a few bytes of parquet may stand for millions."""
 MAX_JSON_BYTES = 4 << 30
 """A JSON file is held in memory; JSON lines are not."""
 VIDEOS = (".mp4", ".mkv", ".webm", ".mov", ".avi", ".m4v", ".ts", ".flv")
@@ -30,7 +35,9 @@ Record: TypeAlias = tuple[str, dict[str, Any] | ValueError]
 
 def files_of(path: Path) -> list[Path]:
     """The files that a path means: itself, what it matches (`*.parquet`), or those in the folder, all of one kind."""
-    if path.is_dir():
+    if path.is_file():
+        found = [path]
+    elif path.is_dir():
         found = sorted(file for file in path.iterdir() if file.suffix.lower() in KINDS)
     elif glob.has_magic(str(path)):
         found = sorted(Path(name) for name in glob.glob(str(path)))
@@ -46,7 +53,7 @@ def files_of(path: Path) -> list[Path]:
 
 def stamps_of(files: Iterable[Path]) -> list[Any]:
     """What tells files from what they were: name, size and time of change of each."""
-    return [[str(file.resolve()), (stat := file.stat()).st_size, stat.st_mtime_ns] for file in files]
+    return [[str(file.resolve()), (status := file.stat()).st_size, status.st_mtime_ns] for file in files]
 
 
 def records(files: Iterable[Path], columns: Set[str]) -> Iterator[Record]:
@@ -98,7 +105,8 @@ def folder_records(root: Path, folder: Path) -> Iterator[Record]:
 
     So video2dataset writes what it downloads; of a `.json` it is `caption`. A video with neither is refused.
     """
-    for place, folders, names in os.walk(folder):
+    root = root.resolve()
+    for place, folders, names in os.walk(folder.resolve()):
         folders.sort()
         beside = set(names)
         for name in sorted(name for name in names if name.lower().endswith(VIDEOS)):
@@ -107,14 +115,24 @@ def folder_records(root: Path, folder: Path) -> Iterator[Record]:
             record: dict[str, Any] = {"video": path.relative_to(root).as_posix()}
             try:
                 if f"{stem}.txt" in beside:
-                    record["caption"] = Path(place, f"{stem}.txt").read_text(encoding="utf-8")
+                    record["caption"] = _text_of(Path(place, f"{stem}.txt"))
                 elif f"{stem}.json" in beside:
-                    said = json.loads(Path(place, f"{stem}.json").read_text(encoding="utf-8"))
+                    said = json.loads(_text_of(Path(place, f"{stem}.json")))
                     record["caption"] = said.get("caption") if isinstance(said, dict) else None
-            except (OSError, ValueError) as error:
+            except (OSError, ValueError, RecursionError) as error:
                 yield where, ValueError(f"its caption cannot be read: {phrase(str(error))}")
                 continue
             yield where, record
+
+
+def _text_of(path: Path) -> str:
+    """A small text file, reached by no link: a pipe or a device would be read for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(descriptor, "rb") as file:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BESIDE_BYTES:
+            raise ValueError(f"{path.name} is no file of {MAX_BESIDE_BYTES >> 10} KiB at most")
+        return file.read(MAX_BESIDE_BYTES).decode()
 
 
 def folder_stamp(folder: Path) -> list[Any]:
@@ -123,8 +141,8 @@ def folder_stamp(folder: Path) -> list[Any]:
     for place, folders, names in os.walk(folder):
         folders.sort()
         for name in sorted(names):
-            stat = os.stat(os.path.join(place, name), follow_symlinks=False)
-            found.append([os.path.relpath(os.path.join(place, name), folder), stat.st_size, stat.st_mtime_ns])
+            status = os.stat(os.path.join(place, name), follow_symlinks=False)
+            found.append([os.path.relpath(os.path.join(place, name), folder), status.st_size, status.st_mtime_ns])
     return found
 
 
@@ -136,6 +154,8 @@ def _csv(stream: BinaryIO, file: Path, columns: Set[str], delimiter: str = ",") 
         names = next(rows, None)
         if names is None:
             raise ValueError(f"{file}: an empty file; its first line must name the columns")
+        if twice := sorted({name for name in names if names.count(name) > 1}):
+            raise ValueError(f"{file}: two columns are called {twice[0]!r}; which is meant cannot be told")
         for row in rows:
             if len(row) == len(names):
                 yield rows.line_num, dict(zip(names, row, strict=True))
@@ -180,11 +200,11 @@ def _parquet(stream: BinaryIO, file: Path, columns: Set[str]) -> Iterator[tuple[
         # Some sets hold their videos in a column: they are not to be read here.
         wanted = [name for name in table.schema_arrow.names if name in columns]
         number = 0
-        for batch in table.iter_batches(batch_size=1024, columns=wanted):
+        for batch in table.iter_batches(batch_size=PARQUET_ROWS, columns=wanted):
             for record in batch.to_pylist():
                 yield number, record
                 number += 1
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: not parquet, or damaged: {phrase(str(error))}") from None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import os
@@ -95,10 +96,10 @@ def export(
 ) -> Exported:
     """Write the samples at some positions below `out`; what is there already is not made again.
 
-    Each is `<kind>/<position>.mp4` and an entry of `<kind>.json`: VISTA-400K's `image` and `conversations`, and beside
-    them `evidence`, `position`, and the `sample` itself, of which the file can be made again. `shard` (i, n), i from 1,
-    makes every n-th, and names its JSON files after itself. What was lost goes to `lost.jsonl`. `ValueError` for what
-    the user can mend, `Interrupted` when the process is told to stop.
+    Each is `<kind>/<position>-<digest>.mp4`, the digest that of the sample, and an entry of `<kind>.json`: VISTA-400K's
+    `image` and `conversations`, and beside them `evidence`, `position`, and the `sample` itself, of which the file can
+    be made again. `shard` (i, n), i from 1, makes every n-th, and names its JSON files after itself. What was lost goes
+    to `lost.jsonl`. `ValueError` for what the user can mend, `Interrupted` when the process is told to stop.
     """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
@@ -130,7 +131,8 @@ def export(
             raise Interrupted(f"interrupted after {exported.made} samples; the same command goes on") from None
         except IsolationError as error:
             raise ValueError(f"{error}; here that is data.isolate=inline") from error
-        done = [records[position] for position in mine if position in records]
+        # All that is there, of earlier positions too.
+        done = [record for _, record in sorted(records.items())]
         _publish(out, part, done)
     for record in done:
         exported.samples.update([record["kind"]] if "entry" in record else [])
@@ -151,12 +153,13 @@ class _Maker:
         for attempt in range(NUM_ATTEMPTS):
             try:
                 sample = self.dataset.sample(position, attempt)
-                psnr = self._write(sample, _name(sample, position))
+                name = _name(sample, position, self.plan)
+                psnr = self._write(sample, name)
             except (CannotComposeError, MediaError, _UnlikeError) as error:
                 why.append(f"attempt {attempt}: {error}")
                 continue
             record = {"plan": self.plan, "position": position, "kind": sample.kind, "attempt": attempt}
-            return record | {"entry": _entry(sample, position, attempt, self.shape, psnr), "lost": why}
+            return record | {"entry": _entry(sample, position, attempt, self.shape, name, psnr), "lost": why}
         return {"plan": self.plan, "position": position, "lost": why}
 
     def _write(self, sample: Sample, name: str) -> float:
@@ -248,11 +251,13 @@ def _publish(out: Path, part: str, records: Sequence[Mapping[str, Any]]) -> None
         draft.publish()
 
 
-def _name(sample: Sample, position: int) -> str:
-    return f"{sample.kind}/{position:08d}.mp4"
+def _name(sample: Sample, position: int, plan: str) -> str:
+    """Of this very sample: what another attempt or recipe makes of a position never stands under its words."""
+    said = json.dumps([plan, sample.to_json()], sort_keys=True).encode()
+    return f"{sample.kind}/{position:08d}-{hashlib.sha256(said).hexdigest()[:12]}.mp4"
 
 
-def _entry(sample: Sample, position: int, attempt: int, shape: Shape, psnr: float) -> dict[str, Any]:
+def _entry(sample: Sample, position: int, attempt: int, shape: Shape, name: str, psnr: float) -> dict[str, Any]:
     speakers = {"user": "human", "assistant": "gpt"}
     talk = [{"from": speakers.get(message.role, message.role), "value": message.content} for message in sample.messages]
     evidence = [
@@ -266,7 +271,7 @@ def _entry(sample: Sample, position: int, attempt: int, shape: Shape, psnr: floa
     video = sample.shown
     return {
         "id": f"{sample.kind}_{position}",
-        "image": Path(_name(sample, position)).name,
+        "image": Path(name).name,
         "conversations": talk,
         "duration": float(video.duration),
         "fps": float(shape.fps),

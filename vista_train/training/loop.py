@@ -165,9 +165,11 @@ class Trainer:
         agreed = self._agreed(rows)
         self.engine.module.eval()
         total = 0.0
-        for row, calls in zip(rows, agreed.calls, strict=True):
-            total += float(self.engine.module(row.to(self.accelerator.device), *calls))
-        self.engine.module.train()
+        try:
+            for row, calls in zip(rows, agreed.calls, strict=True):
+                total += float(self.engine.module(row.to(self.accelerator.device), *calls))
+        finally:
+            self.engine.module.train()
         return sum(self.ranks.gathered(total)) / max(1, agreed.labels)
 
     def train(self, signals: StopSignal | None = None, profiled: Profiled | None = None) -> None:

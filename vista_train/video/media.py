@@ -19,12 +19,13 @@ import numpy as np
 
 from vista_train.redact import phrase
 from vista_train.video import decode
-from vista_train.video.decode.base import KINDS, Header, Inspected, MediaError, MediaUnreadable, Wanted
+from vista_train.video.decode.base import KINDS, Header, Inspected, MediaError, MediaTooLarge, MediaUnreadable, Wanted
 from vista_train.video.decode.child import facts
 from vista_train.video.decode.confine import Confined
 from vista_train.video.decode.door import Door, Status
 from vista_train.video.decode.indexes import Attached, IndexFile, place_of, stamp_of, write
 from vista_train.video.decode.limits import Limits
+from vista_train.video.decode.members import split
 from vista_train.video.decode.packets import Anomaly, PacketIndex
 from vista_train.video.decode.sizes import Sizes
 from vista_train.video.frames import FrameCache, Kept
@@ -244,6 +245,7 @@ class Media:
         """Pictures of a file behind a door, in the order of their times; `attached`: its index is at its end."""
         if not wanted:
             return
+        self._check_member(key)
         if self.isolate == "inline":
             yield from self._inline(door, key, wanted, attached)
             return
@@ -395,6 +397,7 @@ class Media:
 
     def _facts(self, op: str, key: str) -> dict[str, Any]:
         with self._named(key):
+            self._check_member(key)
             if self.isolate == "inline":
                 with self._door.opened(key) as path:
                     return facts(op, path, self.limits)
@@ -402,6 +405,13 @@ class Media:
                 # Nothing is known of it yet; it may have to be read to its end.
                 seconds = min(3 * self.limits.deadline(), self.limits.max_deadline_seconds)
                 return child.ask(key, self._request(op), seconds, handed)
+
+    def _check_member(self, key: str) -> None:
+        """`MediaTooLarge` for a file in a tar, which would be copied before anybody asks how large it is."""
+        inside = split(key)
+        if inside is not None and inside[1].size > self.limits.max_bytes:
+            size = inside[1].size
+            raise MediaTooLarge(key, f"has {size} bytes, and limits.max_bytes is {self.limits.max_bytes}")
 
     @contextmanager
     def _named(self, key: str) -> Iterator[None]:

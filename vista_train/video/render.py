@@ -72,12 +72,16 @@ def render(
     mixtures = {frame: Mixture(areas) for frame, areas in blended.items()}
     media.refuse(path for path, wanted in by_file.items() if wanted[0].clip.frames_TCHW is None)
     for path, wanted in by_file.items():
+        latest: dict[int, np.ndarray] = {}
         for numbers, pictures_NHWC in _batches(path, wanted, media):
             painted = [wanted[number] for number in numbers]
             if mixtures and any(request.blend for request in painted):
-                _blend(canvas_THWC, mixtures, painted, pictures_NHWC)
+                # One that comes again counts instead of the first: sums would have both.
+                latest |= zip(numbers, pictures_NHWC.copy(), strict=True)
             else:
                 _paint(canvas_THWC, painted, pictures_NHWC)
+        for number, picture_HWC in latest.items():
+            _blend(canvas_THWC, mixtures, wanted[number], picture_HWC)
     for frame, mixture in mixtures.items():
         mixture.settle(canvas_THWC[frame])
     return torch.from_numpy(frames_TCHW)
@@ -239,21 +243,18 @@ def _paint(canvas_THWC: np.ndarray, painted: Sequence[Request], pictures_NHWC: n
         first = last
 
 
-def _blend(
-    canvas_THWC: np.ndarray, mixtures: dict[int, Mixture], painted: Sequence[Request], pictures_NHWC: np.ndarray
-) -> None:
-    """Add pictures to the mixtures of their frames where they are blended, and paste the rest of them."""
-    for request, picture_HWC in zip(painted, pictures_NHWC, strict=True):
-        if request.blend is None:
-            _paint(canvas_THWC, [request], picture_HWC[None])
-            continue
-        area, place = request.blend.area(request.window), request.place
-        if area != request.window:
-            holes = (*request.holes, area)
-            _paste(canvas_THWC, [request.frame], picture_HWC[None], place, request.window, holes)
-        top, left = area.top - place.top, area.left - place.left
-        part_HWC = picture_HWC[top : top + area.height, left : left + area.width]
-        mixtures[request.frame].add(part_HWC, area, request.blend, request.holes)
+def _blend(canvas_THWC: np.ndarray, mixtures: dict[int, Mixture], request: Request, picture_HWC: np.ndarray) -> None:
+    """Add a picture to the mixture of its frame where it is blended, and paste the rest of it."""
+    if request.blend is None:
+        _paint(canvas_THWC, [request], picture_HWC[None])
+        return
+    area, place = request.blend.area(request.window), request.place
+    if area != request.window:
+        holes = (*request.holes, area)
+        _paste(canvas_THWC, [request.frame], picture_HWC[None], place, request.window, holes)
+    top, left = area.top - place.top, area.left - place.left
+    part_HWC = picture_HWC[top : top + area.height, left : left + area.width]
+    mixtures[request.frame].add(part_HWC, area, request.blend, request.holes)
 
 
 def _paste(

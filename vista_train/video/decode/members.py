@@ -6,6 +6,7 @@ found without a look at the rest of the tar, which may be as large as a disk.
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -22,6 +23,7 @@ BLOCK = 512
 NAME_BYTES = 100
 MAX_MEMBER_BYTES = 1 << 30
 """A member is held in memory while it is open."""
+MAX_HEAD_BYTES = 1 << 20
 PORTION = 1 << 24
 
 
@@ -60,12 +62,21 @@ def stat_of(path: str) -> tuple[int, int, bool]:
 def members_of(tar: Path) -> Iterator[tuple[str, int, int]]:
     """(name, first byte, bytes) of every plain file in a tar that is not packed; `ValueError` for anything else."""
     try:
-        with tarfile.open(tar, "r:") as opened:
+        with _Heads(tar) as file, tarfile.open(fileobj=file, mode="r:") as opened:
             for member in opened:
                 if member.isreg() and not member.issparse():
                     yield member.name, member.offset_data, member.size
-    except (tarfile.TarError, OSError, EOFError, UnicodeError) as error:
+    except (tarfile.TarError, OSError, EOFError, UnicodeError, RecursionError, ValueError) as error:
         raise ValueError(f"{tar}: no tar, or a damaged one ({type(error).__name__}: {error})") from None
+
+
+class _Heads(io.FileIO):
+    """A tar of which heads are read, and nothing large: some say that a name has gigabytes."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= MAX_HEAD_BYTES:
+            raise ValueError(f"a head of more than {MAX_HEAD_BYTES >> 20} MiB")
+        return super().read(size) or b""
 
 
 def key_of(tar: str, name: str, offset: int, size: int) -> str:
@@ -103,12 +114,13 @@ def copied(key: str, descriptor: int, place: Place, name: str) -> int:
 
 def _is_head_of(head: bytes, name: str, size: int) -> bool:
     """Whether a block is the head of a file of that size, and of that name as far as it says it."""
-    if len(head) < BLOCK or head[257:262] != b"ustar":
+    if len(head) < BLOCK or head[257:262] != b"ustar" or head[156:157] not in (b"0", b"\0"):
         return False
     said = head[124:136].rstrip(b"\0 ")
     # Above 8 GiB, and by some writers always, sizes are in base 256.
     number = int.from_bytes(head[125:136], "big") if head[124] & 0x80 else int(said, 8) if said.isdigit() else -1
     # The end of a long name, its folders standing elsewhere, or its beginning.
-    short = head[:NAME_BYTES].rstrip(b"\0").removeprefix(b"./").lstrip(b"/")
-    wanted = name.encode("utf-8", "surrogateescape")
-    return number == size and bool(short) and (wanted.endswith(short) or wanted.startswith(short))
+    said_name = head[:NAME_BYTES].rstrip(b"\0")
+    short, wanted = said_name.removeprefix(b"./").lstrip(b"/"), name.encode("utf-8", "surrogateescape")
+    is_whole = wanted == short or wanted.endswith(b"/" + short)
+    return number == size and bool(short) and (is_whole or (len(said_name) >= NAME_BYTES and wanted.startswith(short)))
