@@ -180,4 +180,11 @@ MUTANTS = (
         "return opacity if self.inset else np.ones_like(opacity)",
         "tests/video/test_blending.py::test_an_edge_grows_opaque_in_a_straight_line",
     ),
+    Mutant(
+        "pictures_that_come_twice_count_twice",
+        "vista_train/video/render.py",
+        "        for number, picture_HWC in latest.items():\n",
+        "        for number, picture_HWC in [*latest.items(), *latest.items()]:\n",
+        "tests/video/test_blending.py::test_a_picture_that_comes_again_counts_once",
+    ),
 )

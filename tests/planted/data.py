@@ -145,8 +145,8 @@ MUTANTS = (
     Mutant(
         "any_of_the_files_of_a_name",
         "vista_train/data/tars.py",
-        "            if len(near) == 1:\n",
-        "            if near:\n",
+        "            if len(keys) == 1:\n",
+        "            if keys:\n",
         "tests/media/test_members.py::test_a_name_in_several_tars_says_which",
     ),
     Mutant(

@@ -17,6 +17,7 @@ from vista_train.data.sources import ClipSource
 from vista_train.video import render as rendering
 from vista_train.video.composition import Clip, Concat, Grid, Overlay, Video, video_from_json
 from vista_train.video.geometry import Box, Fit, Span
+from vista_train.video.media import Media
 from vista_train.video.render import render, requests
 
 HALF = Fraction(1, 2)
@@ -267,3 +268,22 @@ def test_where_one_is_not_seen_the_other_is_as_it_is(fit: Fit, in_memory) -> Non
 def test_blends_that_cannot_be_are_refused(made, said: str, on_disk) -> None:
     with pytest.raises(ValueError, match=said):
         made(on_disk())
+
+
+def test_a_picture_that_comes_again_counts_once(world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an anomaly a reader gives pictures a second time, and the last ones are right."""
+    clip = ClipSource(world / "clips.jsonl", world, cache=tmp_path)[0].subclip(0, 3)
+    video = Overlay(clip, clip.subclip(1, 3), HALF, Box(0.2, 0.2, 0.9, 0.9), soft_edge=Fraction(1, 4))
+    times = [Fraction(at, 4) for at in range(10)]
+    expected = render(video, times, (80, 60), media=world)
+    batches = Media.batches
+
+    def twice(media: Media, key: str, wanted: list, predicted_seconds: float):
+        found = [
+            (list(numbers), pictures.copy()) for numbers, pictures in batches(media, key, wanted, predicted_seconds)
+        ]
+        yield from ((numbers, 255 - pictures) for numbers, pictures in found[: len(found) // 2])
+        yield from found
+
+    monkeypatch.setattr(Media, "batches", twice)
+    assert torch.equal(render(video, times, (80, 60), media=world), expected)
