@@ -22,7 +22,9 @@ from typing import Any
 import numpy as np
 import torch
 
+from vista_train.commands.files import describe_reading, reading_of
 from vista_train.config import Recipe, load_recipe, load_settings
+from vista_train.data.reading import MANIFEST
 from vista_train.data.sources import ClipSource
 from vista_train.evaluation import report
 from vista_train.evaluation.answers import Answers
@@ -71,7 +73,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--device", choices=DEVICES, default="auto", help="(default: a GPU, if there is one)")
     parser.add_argument("--dtype", choices=DTYPES, default="auto", help="(default: bfloat16 on a GPU, else float32)")
     needle = parser.add_argument_group("needle")
-    needle.add_argument("--manifest", help="a JSONL manifest of clips, better none that were trained on")
+    needle.add_argument("--manifest", help="clips, better none that were trained on: a manifest, or see --format")
     needle.add_argument("--lengths", default="8,16,32,64", help="of the videos, with commas (default: %(default)s)")
     needle.add_argument(
         "--unit", choices=("seconds", "frames"), default="seconds", help="of --lengths (default: seconds)"
@@ -85,7 +87,7 @@ def describe(parser: argparse.ArgumentParser) -> None:
     choice = parser.add_argument_group("hrvideobench and choice")
     choice.add_argument("--file", type=Path, help="the questions: jsonl, json, parquet or csv")
     choice.add_argument("--mapping", help=f"choice: a YAML file, or one of {', '.join(known_mappings())}")
-    choice.add_argument("--limit", type=int, help="only the first so many questions")
+    describe_reading(parser, MANIFEST)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -124,7 +126,8 @@ def _needle(arguments: argparse.Namespace) -> int:
     loaded = load(arguments, looks)
     media = loaded.recipe.make_media()
     rng = np.random.Generator(np.random.Philox(key=arguments.seed))
-    made = casts(test, ClipSource(arguments.manifest, media, loaded.recipe.data.cache), media, rng)
+    clips = ClipSource(arguments.manifest, media, loaded.recipe.data.cache, reading=reading_of(arguments))
+    made = casts(test, clips, media, rng)
     answers = _answers(arguments, loaded, Footage(media), "needle")
     found = heat_map(test, made, answers)
     answers.close()

@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from tqdm import tqdm
 
 from vista_train.data.reading import MANIFEST, Reading
-from vista_train.data.records import Record
+from vista_train.data.records import KINDS, Record
 from vista_train.data.sidecars import cache_folder, key_of, publish
 from vista_train.redact import phrase, redacted
 from vista_train.video.composition import QAKind
@@ -234,6 +234,8 @@ def _batches(path: Path, stream: IO[bytes], check: LineCheck, digest: Any, size:
                 yield rows
                 rows, num_bytes = [], 0
     if errors:
+        if path.suffix.lower() in KINDS and path.suffix.lower() != ".jsonl":
+            raise ValueError(f"{path} is no manifest, which is JSON lines; say by `format` and `columns` what it is")
         raise ValueError("\n".join(errors))
     if rows:
         yield rows
