@@ -183,8 +183,8 @@ MUTANTS = (
     Mutant(
         "pictures_that_come_twice_count_twice",
         "vista_train/video/render.py",
-        "        for number, picture_HWC in latest.items():\n",
-        "        for number, picture_HWC in [*latest.items(), *latest.items()]:\n",
+        "                latest |= zip(numbers, pictures_NHWC.copy(), strict=True)\n",
+        "                [_blend(canvas_THWC, mixtures, r, p) for r, p in zip(painted, pictures_NHWC, strict=True)]\n",
         "tests/video/test_blending.py::test_a_picture_that_comes_again_counts_once",
     ),
 )

@@ -64,6 +64,7 @@ def test_a_start_is_told_by_its_parts(world: Path, tmp_path: Path) -> None:
     assert all(0 < row["row"] < row["run"] < row["total"] for row in found)
 
 
+@pytest.mark.slow
 def test_the_loader_tells_where_its_time_goes(world: Path, tmp_path: Path) -> None:
     options = ("--kinds", "plain", "mix", "--workers", 1, "--samples", 2, *SMALL)
     found = figures("loader", *options, "--manifest", world / "clips.jsonl", "--out", tmp_path)["figures"]
@@ -77,11 +78,13 @@ def test_the_loader_tells_where_its_time_goes(world: Path, tmp_path: Path) -> No
         assert abs(sum(parts) - row["all"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_resuming_far_into_a_plan_plans_nothing_before(world: Path) -> None:
     found = figures("resume", "--steps", 0, 5000, "--workers", 0, "--repeats", 1, "--root", world)["figures"]
     assert [(row["step"], row["planned"], row["before"]) for row in found] == [(0, 16, 0), (5000, 16, 0)]
 
 
+@pytest.mark.slow
 def test_dealing_is_more_even_than_packing_and_never_beats_the_bound() -> None:
     found = figures("deal", "--ranks", 8, "--seeds", 1, "--repeats", 1)["figures"]
     assert {row["row_tokens"] for row in found} == {65_536, 131_072}

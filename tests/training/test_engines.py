@@ -179,7 +179,7 @@ def test_every_engine_s_adapters_go_on_in_one_process(launches: Launches, engine
     assert_close(launches.log(f"{engine}_lora_then_one"), launches.log(f"{engine}_lora"))
 
 
-@pytest.mark.parametrize("engine", ROUNDED)
+@pytest.mark.parametrize("engine", [ROUNDED[0], pytest.param(ROUNDED[1], marks=pytest.mark.slow)])
 def test_in_bf16_losses_are_summed_in_fp32_and_runs_resumed_bit_by_bit(launches: Launches, engine: str) -> None:
     launches.of(engine)
     assert launches.log(f"{engine}_again") == launches.log(engine)
