@@ -54,13 +54,14 @@ CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 MAX_LISTED = 1 << 16
 """Clips of one record."""
+FIELD = re.compile(r"\{([^{}]+)\}")
+"""A column's place in a text that is put together."""
 _ABSENT = object()
 
 
 def columns_of(layout: str, columns: Mapping[str, str]) -> dict[str, str]:
-    """The layout's columns, and those that the user names; `ValueError` for a layout that there is not."""
-    if layout and layout not in LAYOUTS:
-        raise ValueError(f"format is {layout!r}; choose one of manifest, columns, folder, {', '.join(LAYOUTS)}")
+    """The layout's columns, if it is one that is published, and those that the user names; `ValueError` for such as
+    cannot be meant."""
     named = LAYOUTS.get(layout, {}) | dict(columns)
     if "video" not in named:
         raise ValueError("columns names no `video`: say which column holds the path, or how it is put together")
@@ -78,7 +79,7 @@ def needed(columns: Mapping[str, str]) -> set[str]:
     """The columns that have to be read at all."""
     names = set()
     for column in columns.values():
-        fields = re.findall(r"\{([^{}]+)\}", column) if "{" in column else [column]
+        fields = FIELD.findall(column) if "{" in column else [column]
         choices = [choice for field in fields for choice in field.split("|")]
         names |= {name for choice in choices for name in (choice, choice.partition(".")[0].removesuffix("[]"))}
     return names
@@ -209,10 +210,10 @@ def _found(record: Mapping[str, Any], column: str) -> Any:
     """What a column holds: of `a|b` the first that is there, of `a.b` what stands in an object, of `a[]` a list,
     of `x/{a}.mp4` the text put together."""
     if "{" in column:
-        parts = {field: _found(record, field) for field in re.findall(r"\{([^{}]+)\}", column)}
+        parts = {field: _found(record, field) for field in FIELD.findall(column)}
         if any(part is _ABSENT or part is None or part == "" for part in parts.values()):
             return _ABSENT
-        return re.sub(r"\{([^{}]+)\}", lambda field: str(parts[field[1]]), column)
+        return FIELD.sub(lambda field: str(parts[field[1]]), column)
     for choice in column.split("|"):
         value = record[choice] if choice in record else _inside(record, choice.split("."), column)
         if value is not _ABSENT and value is not None:

@@ -54,7 +54,7 @@ class Reading:
         if self.tars is not None and self.format in (MANIFEST, FOLDER):
             raise ValueError(f"tars are given, but format is {self.format!r}; choose a published one, or `columns`")
         if self.format not in (MANIFEST, FOLDER):
-            columns_of("" if self.format == COLUMNS else self.format, self.columns)
+            columns_of(self.format, self.columns)
         if not 0 < self.share <= 1:
             raise ValueError(f"share is {self.share}; it must lie above 0, and be 1 at most")
         if not 0 <= self.held_out < 1:
@@ -92,7 +92,7 @@ class Reading:
             tars = Tars(root, self.tars)
             known, lines = replace(self, tars=None).open(path, root)
             return [known, tars.stamp], tars.found(lines)
-        columns = columns_of("" if self.format == COLUMNS else self.format, self.columns)
+        columns = columns_of(self.format, self.columns)
         names = needed(columns)
         if str(path).startswith(HUB):
             name = str(path).removeprefix(HUB)
