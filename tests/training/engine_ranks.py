@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from accelerate import DistributedType, PartialState
@@ -83,11 +84,11 @@ def trajectory(micro_steps: int, spared: bool = False, **optimizer: Any) -> dict
 
     `spared`: frames one at a time, layers computed again from what the host holds of them, MLPs in tiles.
     """
-    offload.LEAST_BYTES = 1
     family = load_family("tiny", SMALL, VIEW)
     settings = OptimizerSettings(lr=1e-3, **{"clip_norm": 1.0, **optimizer})
     ways = {"vision_chunk": 1, "gradient_checkpointing": Recomputed("offload"), "tiled_mlp": 64} if spared else {}
-    trainer = Trainer(family, loop=LoopSettings(steps=STEPS, **ways), optimizer=settings)
+    with mock.patch.object(offload, "LEAST_BYTES", 1):
+        trainer = Trainer(family, loop=LoopSettings(steps=STEPS, **ways), optimizer=settings)
     rank, ranks = trainer.ranks.rank, trainer.ranks.count
     out = []
     for step in range(STEPS):

@@ -19,6 +19,7 @@ from fractions import Fraction
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
+from unittest import mock
 
 import torch
 from accelerate import DistributedType
@@ -118,9 +119,9 @@ def trajectory(
     each()
     family = family_of(kind, folder)
     settings = OptimizerSettings(lr=1e-4, vision=True, projector=True, language=True, warmup_share=0, final_share=1)
-    offload.LEAST_BYTES = 1
     loop = LoopSettings(steps=steps, **WAYS[kind])
-    trainer = Trainer(family, loop=loop, optimizer=settings)
+    with mock.patch.object(offload, "LEAST_BYTES", 1):
+        trainer = Trainer(family, loop=loop, optimizer=settings)
     if trainer.accelerator.distributed_type == DistributedType.FSDP:
         # Accelerate keeps the layers of one family for the next.
         trainer.accelerator.state.fsdp_plugin.transformer_cls_names_to_wrap = None
