@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from vista_train.evaluation.scoring import Prompt, Scored
+from vista_train.evaluation.prompts import Prompt
+from vista_train.evaluation.scoring import Scored
 from vista_train.models.base import Codec
 
 

@@ -7,7 +7,7 @@ import pytest
 from tests.evaluation.players import Oracle
 from vista_train.data.check import Interrupted
 from vista_train.evaluation.answers import Answers
-from vista_train.evaluation.scoring import Prompt
+from vista_train.evaluation.prompts import Prompt
 from vista_train.types import Message
 from vista_train.video.composition import Clip
 

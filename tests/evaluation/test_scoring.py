@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from vista_train.evaluation.scoring import Prompt, undisturbed
+from vista_train.evaluation.prompts import Prompt
+from vista_train.evaluation.scoring import undisturbed
 from vista_train.training.loss import summed_cross_entropy
 from vista_train.types import Message, Row, Sample
 from vista_train.video.composition import Clip

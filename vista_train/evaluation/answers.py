@@ -12,7 +12,8 @@ from tqdm import tqdm
 
 from vista_train.data.check import Interrupted
 from vista_train.data.journal import Journal
-from vista_train.evaluation.scoring import Prompt, Scored, Scorer
+from vista_train.evaluation.prompts import Prompt
+from vista_train.evaluation.scoring import Scored, Scorer
 
 
 class Answers:

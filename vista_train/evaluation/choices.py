@@ -7,7 +7,7 @@ import string
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from vista_train.evaluation.scoring import Prompt
+from vista_train.evaluation.prompts import Prompt
 from vista_train.types import Message
 from vista_train.video.composition import Video
 

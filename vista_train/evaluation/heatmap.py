@@ -10,7 +10,8 @@ from vista_train.evaluation.answers import Answers
 from vista_train.evaluation.choices import Question
 from vista_train.evaluation.intervals import Tally
 from vista_train.evaluation.needle import Cast, NeedleTest, Trial, UnseenError, trial
-from vista_train.evaluation.scoring import Prompt, Scored
+from vista_train.evaluation.prompts import Prompt
+from vista_train.evaluation.scoring import Scored
 
 MEASURES = ("choice", "exact")
 

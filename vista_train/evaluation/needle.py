@@ -20,7 +20,7 @@ from vista_train.augment import CannotComposeError, questions, wordings
 from vista_train.augment.questions import Wording
 from vista_train.augment.temporal import shown
 from vista_train.evaluation.choices import LETTERS, Question
-from vista_train.evaluation.scoring import Prompt
+from vista_train.evaluation.prompts import Prompt
 from vista_train.models.base import Codec
 from vista_train.types import Evidence, Message, Sample
 from vista_train.video.composition import Clip, Concat

@@ -1,7 +1,7 @@
 """A prompt with a video and candidate answers -> how likely a model finds each, teacher-forced, without gradients.
 
-Nothing is generated: families have a forward pass over packed rows and no decoding loop. Of letters, the likeliest is
-what greedy decoding restricted to the letters would say first.
+Nothing is generated (generation.py does that): of letters, the likeliest is what greedy decoding restricted to the
+letters would say first.
 """
 
 from __future__ import annotations
@@ -9,35 +9,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from fractions import Fraction
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from vista_train.evaluation.footage import Footage
+from vista_train.evaluation.prompts import IGNORED, NoRoomError, Prompt, PromptEncoder, rows_of
 from vista_train.models.base import Codec, Family
-from vista_train.types import Encoded, Message, Plan, Row, Sample
-from vista_train.video.composition import Video
+from vista_train.models.likelihood import Found, Look, Reader, weighed
+from vista_train.types import Encoded, Row
 from vista_train.video.decode import MediaError
-
-IGNORED = -100
-CHUNK = 256
-"""Answer positions whose logits exist at a time."""
-
-
-@dataclass(frozen=True)
-class Prompt:
-    """A question about a video, and the answers to weigh."""
-
-    key: str
-    """Names it within an evaluation: the row or the trial, and the shift."""
-    video: Video | None
-    messages: tuple[Message, ...]
-    """The conversation up to what the user asks."""
-    candidates: tuple[str, ...]
-    failure: str = ""
-    """Why there is nothing to be shown, where that is known already; no model is then asked."""
 
 
 @dataclass(frozen=True)
@@ -107,12 +89,14 @@ class ModelScorer:
     """A family's model as a scorer, on whatever device and in whatever precision its parameters are.
 
     Samples are packed into rows of at most `max_row_tokens` (a longer one has a row to itself); 0 is one by one.
+    `reader` runs the model, once for all rows of a `score`, however few; default, `reader_of(family, model)`.
     """
 
     family: Family
     model: nn.Module
     footage: Footage
     max_row_tokens: int = 0
+    reader: Reader | None = None
     codec: Codec = field(init=False)
 
     def __post_init__(self) -> None:
@@ -130,15 +114,12 @@ class ModelScorer:
             except MediaError as error:
                 failures[number] = f"{type(error).__name__}: {error}"
                 continue
-            except _NoRoom as error:
+            except NoRoomError as error:
                 failures[number] = str(error)
                 continue
             entries += made
             frames[number] = len(made[0].encoded.frames_TCHW)
-        found: dict[tuple[int, int], tuple[float, bool]] = {}
-        with undisturbed(self.model):
-            for row in self._rows(entries):
-                found |= self._read(row)
+        found = self._read(entries)
         return [
             Scored(failure=failures[number])
             if number in failures
@@ -152,14 +133,10 @@ class ModelScorer:
 
     def _entries(self, number: int, prompt: Prompt) -> list[_Entry]:
         """A sample for each candidate; but one for all that are a single token behind the same prompt."""
-        shown: dict[tuple[Fraction, ...], torch.Tensor] = {}
+        encoder = PromptEncoder(self.codec, self.footage, prompt, number)
         entries: list[_Entry] = []
         for which, candidate in enumerate(prompt.candidates):
-            sample = Sample(prompt.video, (*prompt.messages, Message("assistant", candidate)), (), "evaluation")
-            plan = self._plan(sample)
-            if plan.times not in shown:
-                shown[plan.times] = self._frames(prompt.video, plan)
-            encoded = self.codec.encode(sample, plan, shown[plan.times], number)
+            encoded = encoder.encoded(candidate)
             read = _words(encoded, number, which)
             first = entries[0] if entries else None
             if first is not None and _predicts(first, encoded, read):
@@ -168,56 +145,48 @@ class ModelScorer:
                 entries.append(_Entry(encoded, (read,)))
         return entries
 
-    def _plan(self, sample: Sample) -> Plan:
-        try:
-            return self.codec.plan(sample)
-        except ValueError as error:
-            raise _NoRoom(str(error)) from error
-
-    def _frames(self, video: Video | None, plan: Plan) -> torch.Tensor:
-        if video is None:
-            return torch.zeros((0, 3, 0, 0), dtype=torch.uint8)
-        return self.footage.frames(video, plan.times, self.codec.view)
-
-    def _rows(self, entries: Sequence[_Entry]) -> Iterator[list[_Entry]]:
-        row: list[_Entry] = []
-        tokens = 0
-        for entry in entries:
-            length = len(entry.encoded.input_ids)
-            if row and tokens + length > self.max_row_tokens:
-                yield row
-                row, tokens = [], 0
-            row.append(entry)
-            tokens += length
-        if row:
-            yield row
-
     def _read(self, entries: Sequence[_Entry]) -> dict[tuple[int, int], tuple[float, bool]]:
         """By prompt and candidate: the log-likelihood, and whether each token was the likeliest."""
-        device = next(self.model.parameters()).device
-        row = Row.packed([entry.encoded for entry in entries]).to(device)
-        hidden_LD = self.family.hidden_states(self.model, row)
-        head = self.family.head(self.model)
-        starts = [sum(row.lengths[:which]) for which in range(len(entries))]
-        reads = [(start, read) for start, entry in zip(starts, entries, strict=True) for read in entry.reads]
-        places = torch.tensor([start + place for start, read in reads for place in read.positions], device=device)
-        tokens_N = torch.tensor([token for _, read in reads for token in read.tokens], device=device)
-        likely, likeliest = [], []
-        for places_N, wanted_N in zip(places.split(CHUNK), tokens_N.split(CHUNK), strict=True):
-            logits_NV = head(hidden_LD[places_N]).float()
-            likely.append(logits_NV.log_softmax(-1).gather(1, wanted_N[:, None])[:, 0])
-            likeliest.append(logits_NV.argmax(-1) == wanted_N)
-        logs, hits = torch.cat(likely).double().cpu(), torch.cat(likeliest).cpu()
-        found, first = {}, 0
-        for _, read in reads:
-            last = first + len(read.tokens)
-            found[read.prompt, read.candidate] = (float(logs[first:last].sum()), bool(hits[first:last].all()))
-            first = last
+        read = self.reader or reader_of(self.family, self.model)
+        rows = [
+            [entries[number] for number in row]
+            for row in rows_of([entry.encoded for entry in entries], self.max_row_tokens)
+        ]
+        found: dict[tuple[int, int], tuple[float, bool]] = {}
+        looks = [_look(row) for row in rows]
+        for row, look, said in zip(rows, looks, read(looks), strict=True):
+            hits_N, first = said.likeliest_N == look.tokens_N, 0
+            for one in (one for entry in row for one in entry.reads):
+                last = first + len(one.tokens)
+                total, exact = float(said.logs_N[first:last].sum()), bool(hits_N[first:last].all())
+                found[one.prompt, one.candidate] = (total, exact)
+                first = last
         return found
 
 
-class _NoRoom(Exception):
-    """The words leave no room for a frame."""
+def reader_of(family: Family, model: nn.Module) -> Reader:
+    """A model of one process as a reader: row by row, disturbing nothing."""
+
+    def read(looks: Sequence[Look]) -> list[Found]:
+        device, found = next(model.parameters()).device, list[Found]()
+        with undisturbed(model):
+            for look in looks:
+                hidden_LD = family.hidden_states(model, look.row.to(device))
+                places_N, tokens_N = look.places_N.to(device), look.tokens_N.to(device)
+                logs_N, likeliest_N = weighed(hidden_LD, family.head(model), places_N, tokens_N)
+                found.append(Found(logs_N.double().cpu(), likeliest_N.cpu()))
+        return found
+
+    return read
+
+
+def _look(entries: Sequence[_Entry]) -> Look:
+    """What is read of a row of samples: all reads of the first, then all of the second, ..."""
+    row = Row.packed([entry.encoded for entry in entries])
+    starts = [sum(row.lengths[:which]) for which in range(len(entries))]
+    reads = [(start, read) for start, entry in zip(starts, entries, strict=True) for read in entry.reads]
+    places = [start + place for start, read in reads for place in read.positions]
+    return Look(row, torch.tensor(places), torch.tensor([token for _, read in reads for token in read.tokens]))
 
 
 def _words(encoded: Encoded, prompt: int, candidate: int) -> _Read:

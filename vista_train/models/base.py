@@ -90,6 +90,15 @@ class Codec(Protocol):
         """FLOPs of a row's samples, as they came: for each, what `plan` calls its cost."""
         ...
 
+    @property
+    def stops(self) -> frozenset[int]:
+        """Tokens that no answer goes on behind: what closes a turn, and what frames alone may be spelt with."""
+        ...
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """What tokens say, special ones aside."""
+        ...
+
 
 class Family(Protocol):
     """Everything that must agree with a checkpoint of one kind of model. Built from its settings and a view."""
@@ -134,6 +143,13 @@ class Family(Protocol):
         over it gives every parameter of `parts`, head aside, a gradient of zero. Where weights are sharded over ranks,
         all must run each module equally often: `tower_passes` are the least numbers, made up with black frames, and
         `mlp_tiles` that of the tiles.
+        """
+        ...
+
+    def continued(self, model: nn.Module, row: Row, cache: Any = None) -> tuple[torch.Tensor, Any]:
+        """The decoder's last hidden states [L, d] of one sample's next tokens, and the cache that then holds them too.
+
+        The sample's frames come with its first tokens, for which there is no cache; nothing is computed twice.
         """
         ...
 

@@ -101,6 +101,15 @@ class MediaCodec:
             )
         return encoded
 
+    @property
+    def stops(self) -> frozenset[int]:
+        """Tokens that no answer goes on behind: what closes a turn, and what frames alone may be spelt with."""
+        return self.spelling.reserved
+
+    def text_of(self, tokens: Sequence[int]) -> str:
+        """What tokens say, special ones aside."""
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True))
+
     def dummy(self) -> Encoded:
         """One black frame and nothing to learn: what a row without frames shows the vision tower."""
         width, height = self.view.canvas((1, 1), self.view.tiles)

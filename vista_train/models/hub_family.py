@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 import torch
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from vista_train.models.attention import (
@@ -217,6 +217,23 @@ class HubFamily:
         if not passes.made_up:
             return hidden_LD
         return hidden_LD + 0 * torch.stack(passes.made_up).sum().to(hidden_LD.dtype)
+
+    def continued(self, model: Any, row: Row, cache: Any = None) -> tuple[torch.Tensor, Any]:
+        """The last hidden states [L, d] of one sample's next tokens, behind those in the cache, and the cache."""
+        cache = DynamicCache(config=self.text_config(model)) if cache is None else cache
+        positions = row.positions_1L
+        if row.mrope_3L is not None:
+            positions = torch.cat([positions, row.mrope_3L])[:, None]
+        media = self.media(model, row, Passes(Chunking(), self.count)) if row.num_frames else {}
+        output = model.model(
+            input_ids=row.input_ids_1L,
+            attention_mask=None,
+            position_ids=positions,
+            use_cache=True,
+            past_key_values=cache,
+            **media,
+        )
+        return output.last_hidden_state[0], cache
 
     def head(self, model: Any) -> nn.Module:
         """The output embedding: hidden [N, d] -> logits [N, V]."""
