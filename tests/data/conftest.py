@@ -38,6 +38,9 @@ class ClipList:
     def __getitem__(self, index: int) -> Clip:
         return self.clips[index]
 
+    def moving(self) -> ClipList:
+        return self
+
     def run(self, index: int, max_gap_seconds: float) -> list[int]:
         return [i for i, clip in enumerate(self.clips) if clip.source == self.clips[index].source]
 

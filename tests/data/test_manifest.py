@@ -231,10 +231,10 @@ def test_a_manifest_that_grows_while_it_is_read_is_refused(tmp_path, monkeypatch
     path = written(tmp_path, GOOD)
     row = LineCheck.row
 
-    def grow(check, line):
+    def grow(check, line, where):
         with path.open("a") as stream:
             stream.write("\n")
-        return row(check, line)
+        return row(check, line, where)
 
     monkeypatch.setattr(LineCheck, "row", grow)
     with pytest.raises(ValueError, match="the manifest changed while it was read"):

@@ -10,7 +10,7 @@ import pytest
 
 from vista_train.augment import LongVideoCaption
 from vista_train.augment.temporal import long_enough
-from vista_train.data.dataset import _window
+from vista_train.data import casting
 from vista_train.data.manifest import open_manifest
 from vista_train.data.sources import ClipSource
 from vista_train.synthesis.tasks import Asking, Tasks
@@ -43,7 +43,7 @@ def test_rows_are_those_that_training_draws(odd, tmp_path, settings):
     (role,) = LongVideoCaption(**settings).roles
     drawn = set()
     for row in range(len(source)):
-        clips = _window(role, source, row)
+        clips = casting.window(role, source, row)
         if len(clips) >= 2:
             drawn.add(tuple(clip.caption for clip in long_enough({"clip": clips}, role.min_seconds)))
     manifest = open_manifest(odd, tmp_path / "cache")
@@ -86,6 +86,21 @@ def test_clips_of_unknown_length_are_in_no_row(tmp_path):
     assert tasks.num_unknown == 1
     assert [task.rows for task in (tasks[n] for n in range(len(tasks))) if task.kind == "story"] == [(0, 1)]
     assert len(tasks) == 5
+
+
+def test_of_words_nothing_is_asked_and_pictures_are_in_no_row(tmp_path):
+    known = {"source": "s", "caption": "x", "duration": 4.0}
+    names = ["a.mp4", "b.mp4", "c.png", "d.mp4", None, "e.mp4", "f.mp4"]
+    lines = [known | {"video": name} for name in names]
+    lines[4] = {"video": None, "source": "s", "qa": [{"question": "Why?", "answer": "So."}]}
+    path = tmp_path / "m.jsonl"
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    tasks = Tasks(open_manifest(path, tmp_path / "cache"), Asking(("story", "needle")))
+    asked = [(task.kind, task.rows) for task in (tasks[number] for number in range(len(tasks)))]
+    assert [rows for kind, rows in asked if kind == "story"] == [(0, 1), (5, 6)]
+    assert [rows for kind, rows in asked if kind == "needle"] == [(0,), (1,), (2,), (3,), (5,), (6,)]
+    assert sorted((task.kind, task.rows) for row in range(7) for task in tasks.of_row(row)) == sorted(asked)
+    assert list(tasks.of_row(4)) == []
 
 
 def test_a_key_names_all_that_an_answer_depends_on(odd, tmp_path):

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, TypeAlias
 
 import numpy as np
 
 from vista_train.types import Sample
 from vista_train.video.composition import Clip
+from vista_train.video.kinds import is_picture, is_still
 from vista_train.video.sampling import View
 
 Cast: TypeAlias = Mapping[str, Sequence[Clip]]
@@ -38,6 +39,8 @@ class Role:
     """Consecutive clips are taken until they last longer than this together."""
     max_gap_seconds: float = 0.0
     """The longest gap between consecutive clips of one source video."""
+    stills: bool = False
+    """Whether pictures, and words without anything to see, can play it: clips that last no time."""
 
 
 class Augment:
@@ -72,8 +75,13 @@ class Augment:
                 raise CannotComposeError(
                     f"{self.name} needs {role.min_count} clips as {role.name!r}, not {len(clips.get(role.name, ()))}"
                 )
+            # Clips whose words alone are used may be drawn only when they are looked at.
+            for clip in () if role.stills or role.relation == "caption_only" else clips.get(role.name, ()):
+                if is_still(clip.path):
+                    raise CannotComposeError(f"{self.name} needs a video as {role.name!r}, which {clip.path} is not")
         sample = self.apply(clips, self.draw(rng, clips, view))
-        check_seen(sample, view, view.sampled(sample.shown.duration, sample.shown.frame_measure))
+        if sample.video is not None:
+            check_seen(sample, view, view.sampled(sample.video.duration, sample.video.frame_measure))
         return sample
 
 
@@ -99,6 +107,9 @@ def check_settings(augment: Augment) -> None:
 
 def check_seen(sample: Sample, view: View, times: Sequence[Any]) -> None:
     """`CannotComposeError` unless every piece of evidence is on enough of the sampled frames, and large enough."""
+    if isinstance(sample.video, Clip) and is_picture(sample.video.path):
+        # It has one frame, which is always sampled.
+        view = replace(view, min_visible=1)
     for evidence in sample.evidence:
         video = sample.shown
         frames = view.count_of(video)

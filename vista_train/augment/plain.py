@@ -11,13 +11,14 @@ from vista_train.augment import questions, wordings
 from vista_train.augment.base import Augment, Cast, Params, Role
 from vista_train.types import Evidence, Sample
 from vista_train.video.geometry import Span
+from vista_train.video.kinds import is_picture, is_words
 
 
 @dataclass(frozen=True)
 class Plain(Augment):
-    """One clip as it is, with a question of its own or one for its caption."""
+    """One clip as it is, with a question of its own or one for its caption; a picture, or words alone, just as well."""
 
-    roles = (Role("clip"),)
+    roles = (Role("clip", stills=True),)
     turns: Literal["one", "all"] = field(default="one", kw_only=True)
     """Of a clip's own questions, ask one of them, or all in their order, as the conversation they may be."""
 
@@ -26,12 +27,14 @@ class Plain(Augment):
 
     def apply(self, clips: Cast, params: Params) -> Sample:
         (clip,), wording = clips["clip"], params["wording"]
-        evidence = (Evidence(Span(0, clip.duration)),)  # type: ignore[arg-type]
+        video = None if is_words(clip.path) else clip
+        evidence = () if video is None else (Evidence(Span(0, clip.duration)),)  # type: ignore[arg-type]
         pairs = questions.own(clip)
         if pairs and self.turns == "all":
-            return Sample(clip, questions.conversation(pairs), evidence, self.name)
+            return Sample(video, questions.conversation(pairs), evidence, self.name)
         if pairs:
             asked = questions.about(clip, "", wording)
         else:
-            asked = questions.Asked(questions.one_of(wordings.PLAIN, wording), questions.told(clip))
-        return Sample(clip, questions.converse(asked, wording), evidence, self.name)
+            texts = wordings.PICTURE if is_picture(clip.path) else wordings.PLAIN
+            asked = questions.Asked(questions.one_of(texts, wording), questions.told(clip))
+        return Sample(video, questions.converse(asked, wording), evidence, self.name)

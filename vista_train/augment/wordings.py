@@ -255,6 +255,21 @@ ASK_CONTENT = (
     "Give a short description of it.",
 )
 
+PICTURE = (
+    "What does this picture show?",
+    "Describe this image.",
+    "What can be seen in this picture?",
+    "Say in a sentence what this image shows.",
+    "Give a short description of this picture.",
+    "Write a caption for this image.",
+    "Put the contents of this picture into words.",
+    "Tell me what you see in the image.",
+    "What is in this picture?",
+    "Briefly, what does this image show?",
+    "What is the scene in this picture?",
+    "What does one see in this image?",
+)
+
 PLAIN = (
     "What does this video show?",
     "Describe this video.",

@@ -11,9 +11,11 @@ from typing import Any
 
 from vista_train.commands.files import describe_reading, reading_of
 from vista_train.data.journal import writing
-from vista_train.data.manifest import FEATURES, Manifest, open_manifest
+from vista_train.data.lines import FEATURES
+from vista_train.data.manifest import Manifest, open_manifest
 from vista_train.data.reading import COLUMNS
 from vista_train.data.sidecars import beside
+from vista_train.video.kinds import is_words
 
 
 def describe(parser: argparse.ArgumentParser) -> None:
@@ -47,6 +49,8 @@ def _write(opened: Manifest, out: Path) -> int:
         with writing(out), building.open("w", encoding="utf-8") as stream:
             for row in _rows(opened):
                 line = {name: row[name] for name in FEATURES if row[name] not in (None, "")}
+                if is_words(row["video"]):
+                    line = {"video": None, "source": row["source"], "qa": row["qa"]}
                 if line.get("qa"):
                     line["qa"] = json.loads(line["qa"])
                 stream.write(json.dumps(line, ensure_ascii=False) + "\n")

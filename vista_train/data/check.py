@@ -33,6 +33,7 @@ from vista_train.data.sidecars import key_of
 from vista_train.video.decode import MediaMissing
 from vista_train.video.decode.members import stat_of
 from vista_train.video.isolate import IsolationError
+from vista_train.video.kinds import is_words
 from vista_train.video.media import Media
 
 PORTION = 1 << 16
@@ -169,14 +170,16 @@ class Survey:
         self._names = pc.unique(self._videos)
         self._mine = range(shard[0] - 1, len(self._names), shard[1])
         self._rules = key_of(str(self._root.resolve()), media.rules)[:12]
-        looked.total = len(self._mine)
+        # Words without anything to see have no file.
+        self._files = [at for at in self._mine if not is_words(self._names[at].as_py())]
+        looked.total = len(self._files)
         self._places_F2 = self._remembered()
 
     def look(self, workers: int) -> None:
         """Every file of the shard is inspected unless the journal knows it as it is."""
         watched = sys.stderr.isatty()
         with tqdm(
-            total=len(self._mine), desc="checking", unit="file", mininterval=0.1 if watched else BAR_SECONDS
+            total=len(self._files), desc="checking", unit="file", mininterval=0.1 if watched else BAR_SECONDS
         ) as progress:
 
             def keep(index: int, record: dict[str, Any] | None) -> None:
@@ -187,7 +190,7 @@ class Survey:
                 self._looked.files += 1
                 progress.update()
 
-            Crew(self._fresh, keep).run(iter(self._mine), min(workers, len(self._mine)))
+            Crew(self._fresh, keep).run(iter(self._files), max(1, min(workers, len(self._files))))
 
     def write(self, clean: Path, report: Path) -> Outcome:
         """The manifest's lines in their order, each to where it belongs; both files appear when they are whole."""
@@ -200,6 +203,10 @@ class Survey:
                 source = untimed_source(members)
                 if index not in self._mine:
                     gaps.add(source)
+                    continue
+                if is_words(self._names[index].as_py()):
+                    kept.add(line.decode().strip())
+                    num_clean += 1
                     continue
                 found = self._record(index)
                 kind, reason, line_seconds = judged({key: value for key, (_, value) in members.items()}, found)

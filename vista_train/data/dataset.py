@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 
 from vista_train.augment import Augment, CannotComposeError, Role, check_seen
 from vista_train.augment.questions import normal
+from vista_train.data.casting import Anchor, Later, check_shown, pool, window
 from vista_train.data.draws import draw_rng, permuted
 from vista_train.data.sources import ClipSource
 from vista_train.types import Encoded, Failure, Plan, Sample
@@ -77,34 +78,6 @@ class Composed:
     plan: Plan
     origins: Mapping[str, str] = field(default_factory=dict)
     """The source that each of its files was drawn from, by path."""
-
-
-class Anchor(NamedTuple):
-    """The clip that a cast is built around, and where it comes from."""
-
-    clip: Clip
-    source: ClipSource
-    row: int
-    name: str
-
-
-class Later(Sequence[Clip]):
-    """Clips that are drawn when they are first looked at: most samples never look at their distractors."""
-
-    def __init__(self, draw: Callable[[], Sequence[Clip]]) -> None:
-        self._draw = draw
-        self._drawn: Sequence[Clip] | None = None
-
-    def _clips(self) -> Sequence[Clip]:
-        if self._drawn is None:
-            self._drawn = self._draw()
-        return self._drawn
-
-    def __len__(self) -> int:
-        return len(self._clips())
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._clips()[index]
 
 
 class VistaDataset(Dataset):
@@ -287,14 +260,20 @@ class VistaDataset(Dataset):
 
     def _anchor(self, ingredient: Ingredient, epoch: int, index: int, attempt: int, number: int) -> Anchor:
         """The anchor of cast `number` and of those that follow it. Its draws come first: the source and the clip."""
-        names = ingredient.names(ingredient.augment.roles[0], tuple(self.sources))
+        role = ingredient.augment.roles[0]
+        names = self._names(ingredient, role)
         which = draw_rng(self.seed, epoch, index, 1 + number * DRAWS_PER_TRY, attempt)
         name = names[_weighted(which, [self.weights[name] for name in names])]
-        source = self.sources[name]
+        source = pool(role, self.sources[name])
         cycle, place = divmod(index, len(source))
         key = draw_rng(self.seed, epoch, cycle, 2 + number * DRAWS_PER_TRY, attempt)
         row = permuted(place, len(source), key)
         return Anchor(source[row], source, row, name)
+
+    def _names(self, ingredient: Ingredient, role: Role) -> tuple[str, ...]:
+        """The sources of a role that have a clip which can play it."""
+        names = ingredient.names(role, tuple(self.sources))
+        return tuple(name for name in names if len(pool(role, self.sources[name])))
 
     def _try(
         self, ingredient: Ingredient, anchor: Anchor, epoch: int, index: int, attempt: int, number: int
@@ -309,10 +288,10 @@ class VistaDataset(Dataset):
         cast: dict[str, Sequence[Clip]] = {roles[0].name: self._anchored(ingredient, anchor, origins, partial(rng, 2))}
         # Words alone come last: a clip of a file that is shown would be a second right answer.
         for order, role in sorted(enumerate(roles[1:]), key=lambda entry: entry[1].relation == "caption_only"):
-            pool = ingredient.names(role, tuple(self.sources))
+            names = self._names(ingredient, role)
             shown = {clip.path for clips in cast.values() for clip in clips}
             taken = shown if role.relation == "caption_only" else {anchor.clip.path}
-            draw = partial(self._others, role, 0, pool, origins, anchor.clip, taken, partial(rng, 3 + order))
+            draw = partial(self._others, role, 0, names, origins, anchor.clip, taken, partial(rng, 3 + order))
             cast[role.name] = draw() if role.min_count else Later(draw)
         sample = augment(rng(DRAWS_PER_TRY - 2), cast, self.codec.view)
         try:
@@ -334,11 +313,11 @@ class VistaDataset(Dataset):
         """The clips of the first role: the anchor, and those that belong with it."""
         role = ingredient.augment.roles[0]
         if role.relation == "same_source_consecutive":
-            window = _window(role, anchor.source, anchor.row)
-            origins.update((clip.path, anchor.name) for clip in window)
-            return window
-        pool = ingredient.names(role, tuple(self.sources))
-        return (anchor.clip, *self._others(role, 1, pool, origins, anchor.clip, {anchor.clip.path}, make_rng))
+            run = window(role, anchor.source, anchor.row)
+            origins.update((clip.path, anchor.name) for clip in run)
+            return run
+        names = self._names(ingredient, role)
+        return (anchor.clip, *self._others(role, 1, names, origins, anchor.clip, {anchor.clip.path}, make_rng))
 
     def _others(
         self,
@@ -356,14 +335,14 @@ class VistaDataset(Dataset):
         if have >= role.count:
             return ()
         rng = make_rng()
-        ends = list(itertools.accumulate(len(self.sources[name]) for name in names))
+        pools = [pool(role, self.sources[name]) for name in names]
+        ends = list(itertools.accumulate(map(len, pools)))
         words, clips = normal(anchor.caption), list[Clip]()
         while have + len(clips) < role.count:
             for _ in range(NUM_REDRAWS):
                 number = int(rng.integers(ends[-1]))
                 at = bisect_right(ends, number)
-                source = self.sources[names[at]]
-                clip = source[number - ends[at] + len(source)]
+                clip = pools[at][number - ends[at] + len(pools[at])]
                 if clip.path not in taken and normal(clip.caption) != words:
                     clips.append(clip)
                     origins[clip.path] = names[at]
@@ -383,6 +362,11 @@ class VistaDataset(Dataset):
         for ingredient in self.mix:
             self._check_sources(ingredient)
             self._check_can_compose(ingredient)
+        takers = [(item, role) for item in self.mix for role in item.augment.roles if role.stills]
+        shown = {name for item, role in takers for name in self._names(item, role)}
+        for name in self.sources:
+            if self.weights[name] and name not in shown:
+                check_shown(name, self.sources[name])
 
     def _check_sources(self, ingredient: Ingredient) -> None:
         key, roles = f"augment.{ingredient.augment.name}.sources", ingredient.augment.roles
@@ -396,7 +380,9 @@ class VistaDataset(Dataset):
             if unknown or not names:
                 wrong = f"no manifest is named {unknown[0]!r}" if unknown else "no manifest is given"
                 raise ValueError(f"{key}.{role.name}: {wrong}; known: {', '.join(self.sources)}")
-        names = ingredient.names(roles[0], tuple(self.sources))
+            if not self._names(ingredient, role):
+                raise ValueError(f"{key}.{role.name}: {', '.join(names)} hold no videos, but pictures and words alone")
+        names = self._names(ingredient, roles[0])
         if not any(self.weights[name] for name in names):
             raise ValueError(
                 f"data.manifests: {', '.join(names)} must have a weight above 0, since the {roles[0].name} "
@@ -422,23 +408,6 @@ class VistaDataset(Dataset):
 def _weighted(rng: np.random.Generator, weights: Sequence[float]) -> int:
     edges = list(itertools.accumulate(weights))
     return bisect_right(edges, rng.random() * edges[-1])
-
-
-def _window(role: Role, source: ClipSource, row: int) -> tuple[Clip, ...]:
-    """Consecutive clips around a row, in order: onwards from it until they last long enough, then from before it."""
-    run = list(source.run(row, role.max_gap_seconds))
-    first = last = run.index(row)
-    seconds = source[row].duration
-    while last - first + 1 < role.count and (last - first + 1 < role.min_count or seconds <= role.min_seconds):
-        if last + 1 < len(run):
-            last += 1
-            seconds += source[run[last]].duration
-        elif first > 0:
-            first -= 1
-            seconds += source[run[first]].duration
-        else:
-            break
-    return tuple(source[number] for number in run[first : last + 1])
 
 
 def _lost(position: int, failures: tuple[Failure, ...]) -> Encoded:

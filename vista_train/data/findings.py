@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
-from vista_train.data.manifest import DECODER
+from vista_train.data.lines import DECODER
 from vista_train.data.sources import OVERRUN_SECONDS
 from vista_train.video.decode import Inspected, MediaError
 

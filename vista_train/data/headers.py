@@ -19,6 +19,7 @@ from vista_train.data.manifest import Manifest
 from vista_train.data.sidecars import beside
 from vista_train.video.decode import Header, MediaError
 from vista_train.video.decode.members import stat_of
+from vista_train.video.kinds import is_picture
 
 Probe: TypeAlias = Callable[[str], Header]
 """The header of a media file, by its path as manifests have it."""
@@ -106,7 +107,8 @@ def _key(root: str | Path, path: str) -> tuple[str | None, str | None]:
         return None, f"cannot be opened: {error.strerror}"
     if not is_file:
         return None, "is not a file"
-    return f"{size}:{mtime_ns}:{path}", None
+    # What is known of a picture by the name of a video is that it is none.
+    return f"{'picture:' if is_picture(path) else ''}{size}:{mtime_ns}:{path}", None
 
 
 def _find(keys: Sequence[str | None], folder: Path, retry: bool) -> tuple[pa.Table, np.ndarray]:

@@ -9,6 +9,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from vista_train.data.shards import SOURCE, VIDEO
+
 SPAN = "span"
 """A column that holds both start and end, as a pair."""
 LAYOUTS: dict[str, dict[str, str]] = {
@@ -43,11 +45,16 @@ LAYOUTS: dict[str, dict[str, str]] = {
     "llava": {"video": "video|image", "caption": "caption", "qa": "conversations|messages"},
     "vista400k": {"video": "image|video", "qa": "conversations"},
     "videochat2": {"video": "video", "caption": "caption", "start": "start", "end": "end", "qa": "QA"},
+    "webdataset": {"video": VIDEO, "source": SOURCE, "caption": "caption", "qa": "conversations|messages"},
 }
 """By name: of each key of a manifest, the column that holds it. Where a video lies below the data root is what the
 downloader made of it, so `columns: {video: "videos/{videoID}.mp4"}` often goes on top."""
 SOURCE_IN_NAME = {"openvid1m": re.compile(r"(.+)_\d+_\d+to\d+\.\w+")}
 """Where no column says what recording a clip is of, its file's name may: <recording>_<scene>_<frame>to<frame>.mp4."""
+WORDY = frozenset(("llava",))
+"""Layouts whose records may be words alone: they name no video, and none is missing."""
+OTHER_MEDIA = ("images", "videos", "audio", "audios")
+"""Columns of such records that hold what cannot be shown: then they are not words alone."""
 PLACEHOLDER = re.compile(r"\s*<(?:video|image)>\s*")
 """Stands in the words of instruction sets where the video goes; here it always goes first."""
 CLOCK = re.compile(r"(?:(\d+):)?(\d{1,2}):(\d{1,2}(?:\.\d+)?)")
@@ -75,9 +82,9 @@ def columns_of(layout: str, columns: Mapping[str, str]) -> dict[str, str]:
     return named
 
 
-def needed(columns: Mapping[str, str]) -> set[str]:
+def needed(columns: Mapping[str, str], layout: str = "") -> set[str]:
     """The columns that have to be read at all."""
-    names = set()
+    names = set(OTHER_MEDIA if layout in WORDY else ())
     for column in columns.values():
         fields = FIELD.findall(column) if "{" in column else [column]
         choices = [choice for field in fields for choice in field.split("|")]
@@ -90,6 +97,7 @@ class Layout:
 
     def __init__(self, columns: Mapping[str, str], name: str = "") -> None:
         self._source = None if "source" in columns else SOURCE_IN_NAME.get(name)
+        self._may_be_words = name in WORDY
         self._columns = dict(columns)
         self._plain = {key: column for key, column in columns.items() if not set(column) & set("{|.[")}
         self._other = {key: column for key, column in columns.items() if key not in self._plain}
@@ -110,6 +118,8 @@ class Layout:
             if column in record and record[column] in (None, ""):
                 raise ValueError(f"{key} is empty in column {column}; it must be a time")
         known = {key: value for key, value in known.items() if not (value is None or value == "")}
+        if self._may_be_words and "video" not in known and "qa" in known:
+            known |= _shows_nothing(record, known["qa"])
         lists = {key: known[key] for key in self._lists if key in known}
         for key, value in lists.items():
             if not isinstance(value, list | tuple):
@@ -185,6 +195,14 @@ def _turns(turns: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     if videos > 1:
         raise ValueError(f"its words name {videos} videos or images; one a conversation can be shown")
     return asked
+
+
+def _shows_nothing(record: Mapping[str, Any], qa: Any) -> dict[str, None]:
+    """`video: null` where a record without a video has none to show; `ValueError` where it has something else."""
+    if other := [name for name in OTHER_MEDIA if record.get(name)]:
+        raise ValueError(f"column {other[0]} holds {record[other[0]]!r:.60}; one video or picture a record is taken")
+    # Who speaks of one that is not there asks about nothing.
+    return {} if PLACEHOLDER.search(str(qa)) else {"video": None}
 
 
 def _line(values: dict[str, Any]) -> dict[str, Any]:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
+import glob
 import hashlib
 import json
-import math
 import os
-import re
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any, NoReturn, get_args
+from typing import IO, Any
 
 import datasets
 import numpy as np
@@ -20,33 +18,19 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from tqdm import tqdm
 
+from vista_train.data.lines import FEATURES, LineCheck
 from vista_train.data.reading import MANIFEST, Reading
-from vista_train.data.records import KINDS, Record
+from vista_train.data.records import HUB, KINDS, Record
 from vista_train.data.sidecars import cache_folder, key_of, publish
-from vista_train.redact import phrase, redacted
-from vista_train.video.composition import QAKind
+from vista_train.redact import phrase
+from vista_train.video.kinds import STILL
 
 MAX_LINE_BYTES = 1 << 20
 BATCH_ROWS = 8192
 BATCH_BYTES = 64 << 20
 MAX_ERRORS = 5
-CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
-"""What moves a terminal, or ends a string in C; no file that is meant to be found has it in its name."""
-
-FEATURES = datasets.Features(
-    {name: datasets.Value("string") for name in ("video", "caption", "source", "qa")}
-    | {
-        name: datasets.Value("float64")
-        for name in ("start", "end", "source_start", "duration", "width", "height", "fps")
-    }
-    | {"after_gap": datasets.Value("bool")}
-)
-"""One column a key. `source` and `start` hold their defaults, `qa` is JSON text, all else unknown is null."""
-KEYS = frozenset(FEATURES)
 SOURCE = list(FEATURES).index("source")
 REFUSED = pa.schema([("where", pa.string()), ("reason", pa.string())])
-QA_KEYS = frozenset(("question", "answer", "distractors", "kind", "clips"))
-QA_KINDS = get_args(QAKind)
 
 
 @dataclass(frozen=True)
@@ -77,6 +61,11 @@ class Manifest:
         return (
             pa.ipc.open_file(pa.memory_map(str(self.folder / "unprobed.arrow"))).read_all().column(0).combine_chunks()
         )
+
+    def stills(self) -> np.ndarray:
+        """The rows of pictures, and of words without anything to see; in order."""
+        file = self.folder / "stills.npy"
+        return np.load(file, mmap_mode="r") if file.exists() else np.zeros(0, np.int32)
 
     def chronology(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Row ids by source and time within it, whether a new source begins there, and when the clip begins in it.
@@ -113,6 +102,8 @@ def open_manifest(
         publish(folder, lambda building: _build_own(path, stat, check, reading, building))
     else:
         stamp, lines = reading.open(path, Path(root))
+        # Its pictures, and what has neither, were refused once, and that may be kept.
+        rules += ["stills"] if reading.format == "llava" else []
         key = key_of(str(path), str(Path(root).resolve()), stamp, *rules, reading.as_json)
         folder = cache_folder(cache) / "manifests" / key
         publish(folder, lambda building: _build_foreign(str(path), lines, check, reading, building))
@@ -146,11 +137,16 @@ def _build_foreign(
 
     def batches() -> Iterator[list[tuple]]:
         rows: list[tuple] = []
+        folder, latest, same = _folder_of(path), "", 0
         for where, line in lines:
+            same = same + 1 if where == latest else 0
+            latest = where
             try:
                 if isinstance(line, ValueError):
                     raise line
-                rows.append(check.values(line))
+                # Wherever the files lie, the place within them is what names a line; of one record there may be many.
+                place = where.removeprefix(folder)
+                rows.append(check.values(line, f"{place}:{same}" if same else place))
             except ValueError as error:
                 refused.append((phrase(where), phrase(str(error))))
                 continue
@@ -182,6 +178,16 @@ def _build_foreign(
     return built | {"sha256": digest.hexdigest()}
 
 
+def _folder_of(path: str) -> str:
+    """The folder in which all files lie that `path` means, with a slash at its end; nothing for a set on the Hub."""
+    if path.startswith(HUB):
+        return ""
+    folder = Path(path) if os.path.isdir(path) else Path(path).parent
+    while glob.has_magic(str(folder)):
+        folder = folder.parent
+    return f"{folder}/"
+
+
 def _build(path: Path, batches: Iterator[list[tuple]], reading: Reading, folder: Path) -> dict[str, Any]:
     schema = FEATURES.arrow_schema
     num_rows = num_read = 0
@@ -203,6 +209,9 @@ def _build(path: Path, batches: Iterator[list[tuple]], reading: Reading, folder:
         raise ValueError(f"{path}: no clips; " + (f"none of its {num_read} was chosen" if num_read else wanted))
     table = datasets.Dataset.from_file(str(folder / "rows.arrow")).data.table
     _write_unprobed(table, folder / "unprobed.arrow")
+    stills = np.flatnonzero(pc.match_substring_regex(table["video"], STILL).to_numpy())
+    if len(stills):
+        np.save(folder / "stills.npy", stills.astype(np.int32))
     for name, array in zip(("order", "begins", "at"), _chronology(table, path, reading), strict=True):
         np.save(folder / f"{name}.npy", array)
     return {"rows": num_rows}
@@ -223,7 +232,7 @@ def _batches(path: Path, stream: IO[bytes], check: LineCheck, digest: Any, size:
                 break
             if not line.isspace():
                 try:
-                    rows.append(check.row(line))
+                    rows.append(check.row(line, f"{path.name}:{number}"))
                 except ValueError as error:
                     errors.append(f"{path}:{number}: {error}")
             full = len(rows) == BATCH_ROWS or (rows and num_bytes >= BATCH_BYTES)
@@ -239,164 +248,6 @@ def _batches(path: Path, stream: IO[bytes], check: LineCheck, digest: Any, size:
         raise ValueError("\n".join(errors))
     if rows:
         yield rows
-
-
-class LineCheck:
-    """Checks lines of a manifest and turns them into rows; remembers the foreign keys it has let pass."""
-
-    def __init__(self, allow_absolute: bool = False) -> None:
-        self._foreign: set[str] = set()
-        self._allow_absolute = allow_absolute
-
-    def row(self, line: bytes) -> tuple:
-        """The line's values in the order of `FEATURES`; `ValueError` begins with the key that is wrong."""
-        return self.values(_parsed(line))
-
-    def values(self, data: dict[str, Any]) -> tuple:
-        """The same of a line that has been read."""
-        self._refuse_misspelt(data, KEYS)
-        video = _path(data, self._allow_absolute)
-        start = _number(data, "start", zero=True) or 0.0
-        end = _number(data, "end")
-        if end is not None and end <= start:
-            raise ValueError(
-                f"end is {end}, start is {start}; end must be after start, both in seconds inside the file"
-            )
-        return (
-            video,
-            "" if data.get("caption") is None and data.get("qa") else _text(data, "caption"),
-            video if data.get("source") is None else _text(data, "source"),
-            self._qa(data.get("qa")),
-            start,
-            end,
-            _number(data, "source_start", zero=True),
-            _number(data, "duration"),
-            _number(data, "width", whole=True),
-            _number(data, "height", whole=True),
-            _number(data, "fps"),
-            _flag(data, "after_gap"),
-        )
-
-    def _refuse_misspelt(self, data: dict[str, Any], known: frozenset[str], where: str = "") -> None:
-        for key in data.keys() - known - self._foreign:
-            if right := _nearest(key, known):
-                raise ValueError(f"{where}{phrase(key)} is not a key of a manifest; did you mean `{right}`?")
-            self._foreign.add(key)
-
-    def _qa(self, entries: Any) -> str | None:
-        if entries is None:
-            return None
-        if not isinstance(entries, list):
-            raise ValueError(f"qa is {entries!r:.60}; it must be a list of objects with `question` and `answer`")
-        pairs = []
-        for index, entry in enumerate(entries):
-            where = f"qa[{index}]."
-            if not isinstance(entry, dict):
-                raise ValueError(f"qa[{index}] is {entry!r:.60}; it must be an object with `question` and `answer`")
-            self._refuse_misspelt(entry, QA_KEYS, where)
-            wrong = entry.get("distractors")
-            if not (wrong is None or (isinstance(wrong, list) and all(isinstance(text, str) for text in wrong))):
-                raise ValueError(f"{where}distractors is {wrong!r:.60}; it must be a list of strings")
-            pair: dict[str, Any] = {key: _text(entry, key, where) for key in ("question", "answer")}
-            pairs.append(pair | {"distractors": wrong or []} | _asked_about(entry, where))
-        return json.dumps(pairs) if pairs else None
-
-
-def _asked_about(entry: dict[str, Any], where: str) -> dict[str, Any]:
-    """What a question is about, `kind` and number of `clips`, where that is not the one clip by itself."""
-    kind, clips = entry.get("kind"), entry.get("clips")
-    if kind is not None and kind not in QA_KINDS:
-        raise ValueError(f"{where}kind is {kind!r:.60}; it must be one of {', '.join(QA_KINDS)}")
-    is_one = kind in (None, "clip")
-    clips = 1 if clips is None and is_one else clips
-    if isinstance(clips, bool) or not isinstance(clips, int) or (clips != 1 if is_one else clips < 2):
-        right = "1 for a question about one clip" if is_one else f"2 or more for one of kind {kind}"
-        raise ValueError(f"{where}clips is {clips!r:.60}; it must be {right}")
-    return {} if is_one else {"kind": kind, "clips": clips}
-
-
-def _nearest(key: str, known: frozenset[str]) -> str | None:
-    """The known key that `key` seems to misspell: same first letter, as long to one letter, four fifths alike."""
-    low = key.lower()
-    near = [right for right in sorted(known) if right[0] == low[:1] and abs(len(right) - len(low)) <= 1]
-    return next(iter(difflib.get_close_matches(low, near, 1, 0.8)), None)
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    try:
-        data = DECODER.decode(line.decode())
-    except UnicodeDecodeError as error:
-        raise ValueError(f"line is not UTF-8 text ({error.reason} at byte {error.start})") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"line is not JSON ({error.msg} at column {error.colno}); it must be one object") from None
-    except RecursionError:
-        raise ValueError("line is not JSON that can be read: it is nested too deeply") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"line is {data!r:.60}; it must be a JSON object with `video` and `caption`")
-    return data
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise ValueError(f"line holds {name}, which is not JSON; numbers must be finite, and unknown ones left out")
-
-
-DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
-
-
-def _text(data: dict[str, Any], key: str, where: str = "") -> str:
-    value = data.get(key)
-    if not isinstance(value, str):
-        found = "missing" if value is None else f"{value!r:.60}"
-        raise ValueError(f"{where}{key} is {found}; it must be a string")
-    value = value.strip()
-    if not value:
-        raise ValueError(f"{where}{key} is empty; it must say something")
-    if not value.isascii():
-        try:
-            value.encode()
-        except UnicodeEncodeError:
-            raise ValueError(f"{where}{key} holds half a surrogate pair, which is not text") from None
-    return value
-
-
-def _path(data: dict[str, Any], allow_absolute: bool) -> str:
-    video = _text(data, "video")
-    if (
-        (video.startswith("/") and not allow_absolute)
-        or "://" in video
-        or ".." in video.split("/")
-        or CONTROL.search(video)
-    ):
-        shown = f"{redacted(repr(video)):.200}"
-        raise ValueError(
-            f"video is {shown}; it must be a path under the data root, relative to it, without `..`, and printable"
-        )
-    return video
-
-
-def _number(data: dict[str, Any], key: str, zero: bool = False, whole: bool = False) -> float | None:
-    value = data.get(key)
-    if value is None:
-        return None
-    kind = "a whole number" if whole else "a number"
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise ValueError(f"{key} is {value!r:.60}; it must be {kind}")
-    try:
-        number = float(value)
-    except OverflowError:
-        number = math.inf
-    if not math.isfinite(number):
-        raise ValueError(f"{key} is not finite; it must be {kind}")
-    if number < 0 or (number == 0 and not zero) or (whole and not number.is_integer()):
-        raise ValueError(f"{key} is {value}; it must be {kind}, {'0 or more' if zero else 'above 0'}")
-    return number
-
-
-def _flag(data: dict[str, Any], key: str) -> bool | None:
-    value = data.get(key)
-    if not (value is None or isinstance(value, bool)):
-        raise ValueError(f"{key} is {value!r:.60}; it must be true or false")
-    return value
 
 
 def _write_unprobed(table: pa.Table, file: Path) -> None:

@@ -23,6 +23,7 @@ from vista_train.video.decode import Header, MediaCrashed, MediaError
 from vista_train.video.decode.limits import PATIENCE, SECONDS_PER_PIXEL
 from vista_train.video.decode.sizes import Sizes
 from vista_train.video.isolate import IsolationError
+from vista_train.video.kinds import STILL
 from vista_train.video.media import Media
 from vista_train.video.renditions import PROXY, TILES, Renditions, rendition
 
@@ -75,7 +76,9 @@ def make_proxies(
     folder = Path(out)
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    names = pc.unique(open_manifest(manifest, cache, media.allow_absolute).rows().data.table["video"])
+    videos = open_manifest(manifest, cache, media.allow_absolute).rows().data.table["video"]
+    # A picture is one frame, and words are none: of neither is there anything to make.
+    names = pc.unique(videos.filter(pc.invert(pc.match_substring_regex(videos, STILL))))
     maker, made = _Maker(media, Renditions(str(folder.resolve())), sizes), Made()
     mine = range(shard[0] - 1, len(names), shard[1])
     part = "" if shard[1] == 1 else "-{}-of-{}".format(*shard)

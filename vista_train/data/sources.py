@@ -14,7 +14,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from vista_train.data.headers import Headers, Probe, survey
-from vista_train.data.manifest import FEATURES, Manifest, open_manifest
+from vista_train.data.lines import FEATURES
+from vista_train.data.manifest import Manifest, open_manifest
+from vista_train.data.moving import Moving
 from vista_train.data.reading import Reading
 from vista_train.data.sidecars import cache_folder, key_of, publish
 from vista_train.video.composition import Clip, qa_from_json
@@ -73,6 +75,7 @@ class ClipSource:
         arrays = (np.load(self._folder / f"{name}.npy", mmap_mode="r") for name in ARRAYS)
         # A plain view of a memmap: the same pages, without the subclass's cost at every item.
         self._rows, self._header_of, self._headers, self._order, self._rank, self._gap = map(np.asarray, arrays)
+        self._moving = Moving.of(self, self._rows, self.manifest.stills())
 
     def __getstate__(self) -> dict[str, Any]:
         return {"root": self.root, "manifest": self.manifest, "_folder": self._folder}
@@ -126,6 +129,10 @@ class ClipSource:
         while -OVERLAP_SECONDS <= self._gap[last] <= max_gap_seconds:
             last += 1
         return self._order[first : last + 1].tolist()
+
+    def moving(self) -> ClipSource | Moving:
+        """Its clips without pictures, and without words that show nothing; itself, where it has none of these."""
+        return self if self._moving is None else self._moving
 
     @property
     def unusable(self) -> tuple[tuple[str, str], ...]:

@@ -127,6 +127,8 @@ def card(one: Shown | Lost, view: View) -> Card:
     laid = segments(video) if video is not None else []
     height, width = one.frames_TCHW.shape[2:]
     sources = _sources(laid, one)
+    # Words alone show nothing that has a source.
+    drawn_from = {source.manifest for source in sources if source.manifest} or set(one.origins.values())
     return Card(
         one.position,
         one.sample.kind,
@@ -138,7 +140,7 @@ def card(one: Shown | Lost, view: View) -> Card:
         bar=_bar(laid, one) if video is not None and video.frame_measure > 1 else None,
         turns=_turns(one.sample.messages),
         sources=sources,
-        manifests=tuple(sorted({source.manifest for source in sources if source.manifest})),
+        manifests=tuple(sorted(drawn_from)),
     )
 
 

@@ -65,7 +65,11 @@ def words(shown: Shown) -> list[str]:
         f"position {shown.position}   {sample.kind}   {media(shown)}   {plan.tokens} tokens, "
         f"{plan.labels} of them learnt",
         *(f"{message.role}: {line}" for message in sample.messages for line in message.content.splitlines() or [""]),
-        *([f"evidence: {spans}", f"sources: {sources}"] if sample.video else []),
+        *(
+            [f"evidence: {spans}", f"sources: {sources}"]
+            if sample.video
+            else [f"stands in: {path}" for path in shown.origins]
+        ),
         *([f"replaced: {shown.note}"] if shown.note else []),
     ]
     return [

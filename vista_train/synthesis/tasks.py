@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -12,11 +13,13 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from vista_train.data.manifest import Manifest
 from vista_train.data.sources import OVERLAP_SECONDS, neighbours
 from vista_train.synthesis.prompts import PROMPTS
 from vista_train.video.geometry import exact
+from vista_train.video.kinds import WORDS
 
 KINDS = tuple(PROMPTS)
 OF_ONE = ("needle", "choice")
@@ -84,6 +87,8 @@ class Tasks:
         table = manifest.rows().data.table
         self._columns = [table[name] for name in ("video", "start", "end", "caption")]
         self._num_rows = min(table.num_rows, asking.limit or table.num_rows)
+        self._ones = _rows_of_something(table["video"], self._num_rows)
+        """The rows that show something, which can be asked about."""
         self._kinds = [kind for kind in KINDS if kind in asking.kinds]
         self._in_order, windows = np.empty(0, dtype=np.int64), np.empty((0, 2), dtype=np.int64)
         self.num_unknown = 0
@@ -92,13 +97,15 @@ class Tasks:
             seconds = _seconds(table)
             known = ~np.isnan(seconds)
             self.num_unknown = int(len(known) - known.sum())
+            # What lasts no time is no part of a story, and ends one.
+            known[manifest.stills()] = False
             if known.any():
                 self._in_order, windows = _windows(manifest, table, known, seconds, asking)
         begins = self._in_order[windows[:, 0]] if len(windows) else np.empty(0, dtype=np.int64)
         windows, begins = windows[begins < self._num_rows], begins[begins < self._num_rows]
         self._windows_W2 = windows[np.argsort(begins, kind="stable")]
         self._begins_W = np.sort(begins, kind="stable")
-        self._sizes = [self._num_rows if kind in OF_ONE else len(windows) for kind in self._kinds]
+        self._sizes = [len(self._ones) if kind in OF_ONE else len(windows) for kind in self._kinds]
 
     def __len__(self) -> int:
         return sum(self._sizes)
@@ -115,13 +122,15 @@ class Tasks:
         if row >= self._num_rows:
             return
         first, last = np.searchsorted(self._begins_W, [row, row + 1]).tolist()
+        at = bisect_left(self._ones, row)
+        own = [at] if at < len(self._ones) and self._ones[at] == row else []
         for kind in self._kinds:
-            for number in [row] if kind in OF_ONE else range(first, last):
+            for number in own if kind in OF_ONE else range(first, last):
                 yield self._task(kind, number)
 
     def _task(self, kind: str, number: int) -> Task:
         if kind in OF_ONE:
-            rows = [number]
+            rows = [int(self._ones[number])]
         else:
             first, count = self._windows_W2[number].tolist()
             rows = self._in_order[first : first + count].tolist()
@@ -150,6 +159,12 @@ def window(seconds: Sequence[Fraction], at: int, least: Fraction, most: int) -> 
     while first + count <= last and sum(seconds[first : first + count], Fraction(0)) <= least:
         count += 1
     return (first, count) if count >= 2 else None
+
+
+def _rows_of_something(videos: pa.ChunkedArray, num_rows: int) -> Sequence[int] | np.ndarray:
+    """Of the first rows, those that are not words alone."""
+    is_words = pc.starts_with(videos, WORDS).to_numpy()[:num_rows]
+    return np.flatnonzero(~is_words) if is_words.any() else range(num_rows)
 
 
 def _seconds(table: pa.Table) -> np.ndarray:

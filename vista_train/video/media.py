@@ -30,6 +30,7 @@ from vista_train.video.decode.packets import Anomaly, PacketIndex
 from vista_train.video.decode.sizes import Sizes
 from vista_train.video.frames import FrameCache, Kept
 from vista_train.video.isolate import PROGRAM, Child, Children, IsolationError
+from vista_train.video.kinds import limits_for
 from vista_train.video.quarantine import COSTLY, Quarantine, is_costly
 from vista_train.video.renditions import PROXY, TILES, Rendition, Renditions
 
@@ -252,7 +253,7 @@ class Media:
         order = sorted(range(len(wanted)), key=lambda which: wanted[which].time)
         once = list(dict.fromkeys(wanted[which] for which in order))
         with self._children.one() as child, door.member(key) as handed:
-            request = self._request("read", door) | {"attached": attached}
+            request = self._request("read", key, door) | {"attached": attached}
             pictures = child.pictures(key, once, request, self.limits.deadline(predicted_seconds), handed)
             if child.learnt is not None and not attached:
                 self._learn(key, child, once[:1])
@@ -273,7 +274,7 @@ class Media:
                 self._children.fresh() as fresh,
                 self._door.member(key) as handed,
             ):
-                fresh.pictures(key, wanted, self._request("read"), self.limits.deadline(), handed)
+                fresh.pictures(key, wanted, self._request("read", key), self.limits.deadline(), handed)
                 learnt = fresh.learnt
         if learnt is not None and stamp == learnt.stamp:
             self._keep(key, learnt.stamp, learnt.content)
@@ -294,7 +295,7 @@ class Media:
         with door.opened(key) as path:
             stamp = stamp_of(path.stat())
             memory = Attached(path) if attached else self._memory(door, key, stamp)
-            yield from decode.read(path, wanted, self.reader, self.limits, memory)
+            yield from decode.read(path, wanted, self.reader, limits_for(key, self.limits), memory)
             if memory.kept is not None:
                 self._keep(key, stamp, memory.kept)
 
@@ -315,7 +316,7 @@ class Media:
 
                     return transcode(path, self.limits, sizes, stamp_of(path.stat()), proxy, tiles)
             with self._children.fresh() as child, self._door.member(key) as handed:
-                request = self._request("transcode") | {"sizes": dataclasses.asdict(sizes)}
+                request = self._request("transcode", key) | {"sizes": dataclasses.asdict(sizes)}
                 return child.ask(key, request, seconds, [*handed, *(file.fileno() for file in files)])
 
     def at(self, position: int) -> Media:
@@ -380,12 +381,12 @@ class Media:
         """End its decoding processes; they are started again when they are needed."""
         self._children.close()
 
-    def _request(self, op: str, door: Door | None = None) -> dict[str, Any]:
+    def _request(self, op: str, key: str, door: Door | None = None) -> dict[str, Any]:
         return {
             "op": op,
             **dataclasses.asdict(door or self._door),
             "reader": self.reader,
-            "limits": dataclasses.asdict(self.limits),
+            "limits": dataclasses.asdict(limits_for(key, self.limits)),
             "indexes": self._indexes,
             "rules": self._rules,
             "attached": False,
@@ -400,11 +401,11 @@ class Media:
             self._check_member(key)
             if self.isolate == "inline":
                 with self._door.opened(key) as path:
-                    return facts(op, path, self.limits)
+                    return facts(op, path, limits_for(key, self.limits))
             with self._children.one() as child, self._door.member(key) as handed:
                 # Nothing is known of it yet; it may have to be read to its end.
                 seconds = min(3 * self.limits.deadline(), self.limits.max_deadline_seconds)
-                return child.ask(key, self._request(op), seconds, handed)
+                return child.ask(key, self._request(op, key), seconds, handed)
 
     def _check_member(self, key: str) -> None:
         """`MediaTooLarge` for a file in a tar, which would be copied before anybody asks how large it is."""

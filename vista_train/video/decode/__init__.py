@@ -31,6 +31,8 @@ from vista_train.video.decode.door import Door, check_file
 from vista_train.video.decode.limits import LIMITS, Limits
 
 __all__ = [
+    "AUTO",
+    "AUTO_BECAUSE",
     "LIMITS",
     "MIN_SIDE_PX",
     "READERS",
@@ -55,22 +57,26 @@ __all__ = [
 READERS = {"pyav": "PyAVReader", "decord": "DecordReader", "torchcodec": "TorchCodecReader"}
 """Each reader's module here and its class there; a module is imported when its reader is first chosen."""
 AUTO = "pyav"
+AUTO_BECAUSE = (
+    "exact on every kind of file that is tested, or it refuses the file; the others show wrong frames of some, and are "
+    "slower where few frames of a file are wanted"
+)
 
 
 def probe(path: Path, limits: Limits = LIMITS) -> Header:
     """The header of the file at `path`; `MediaError` if there is none, or beyond the limits."""
-    from vista_train.video.decode.header import header
+    from vista_train.video.decode import header, still
 
     check_file(path, limits)
-    return header(path, limits)
+    return (still if limits.is_of_pictures else header).header(path, limits)
 
 
 def inspect(path: Path, limits: Limits = LIMITS) -> Inspected:
     """What the file at `path` turns out to be when all of it is read, and three of its frames are decoded."""
-    from vista_train.video.decode.header import inspected
+    from vista_train.video.decode import header, still
 
     check_file(path, limits)
-    return inspected(path, limits)
+    return (still if limits.is_of_pictures else header).inspected(path, limits)
 
 
 def read(
@@ -91,7 +97,13 @@ def read(
     for one in wanted:
         if one.time < 0 or min(one.width, one.height) < 1:
             raise ValueError(f"{one} must have a time of at least 0 seconds and at least 1x1 pixels")
-    return _pictures(check_reader(reader), Path(path), wanted, limits, memory) if wanted else iter(())
+    chosen = check_reader(reader)
+    if limits.is_of_pictures:
+        # Whoever reads videos, pictures are read by one.
+        from vista_train.video.decode.still import StillReader
+
+        chosen = StillReader()
+    return _pictures(chosen, Path(path), wanted, limits, memory) if wanted else iter(())
 
 
 def check_reader(name: str) -> Reader:
@@ -113,7 +125,7 @@ def _pictures(
     reader: Reader, path: Path, wanted: Sequence[Wanted], limits: Limits, memory: Memory
 ) -> Iterator[tuple[int, np.ndarray]]:
     check_file(path, limits)
-    if reader.name != AUTO:
+    if reader.name in READERS and reader.name != AUTO:
         # Other libraries open whatever they can, playlists too, and know no limits.
         from vista_train.video.decode.header import admit
 

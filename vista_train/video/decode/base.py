@@ -19,6 +19,8 @@ MIN_SIDE_PX = 8
 CONTAINERS = ("mov", "matroska", "avi", "flv", "mpegts", "mpeg", "asf", "ogg", "gif", "ivf", "mxf", "nut", "rm")
 """What may be opened at all, by libav's names: no playlists and image sequences, which open further files, and no raw
 streams, which carry no times."""
+STILLS = ("jpeg", "png", "webp")
+"""What is opened instead where a file's name is a picture's."""
 
 
 class MediaError(Exception):

@@ -289,6 +289,7 @@ def main() -> None:
     check_reader(reader)
     check_reader(next(iter(READERS)))
     import vista_train.video.decode.header
+    import vista_train.video.decode.still
 
     budget = Budget()
     # Libraries load parts of themselves when they first need them.

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from typing import Any
 
-from vista_train.video.decode.base import CONTAINERS, Wanted
+from vista_train.video.decode.base import CONTAINERS, STILLS, Wanted
 
 SECONDS_PER_PIXEL = 2.5e-9
 """Of decoding one frame, by one thread: 1.8e-9 (H.264 of 1280x720) to 2.5e-9 (of 854x480) measured on an AMD EPYC."""
@@ -50,7 +50,7 @@ class Limits:
                 f"limits.max_deadline_seconds is {self.max_deadline_seconds}; it must be at least "
                 f"limits.deadline_seconds, {self.deadline_seconds}"
             )
-        unknown = sorted(set(self.containers) - set(CONTAINERS))
+        unknown = [] if self.is_of_pictures else sorted(set(self.containers) - set(CONTAINERS))
         if unknown or not self.containers:
             raise ValueError(
                 f"limits.containers has {unknown[0] if unknown else 'nothing'}; choose of {', '.join(CONTAINERS)}"
@@ -60,6 +60,15 @@ class Limits:
     def of(cls, plain: dict[str, Any]) -> Limits:
         """Limits from what JSON keeps of them."""
         return cls(**(plain | {"containers": tuple(plain["containers"])}))
+
+    @property
+    def is_of_pictures(self) -> bool:
+        """Whether pictures are opened, and nothing else."""
+        return self.containers == STILLS
+
+    def of_pictures(self) -> Limits:
+        """The same for files that are to be pictures: no video is opened for one, whatever is in it."""
+        return replace(self, containers=STILLS)
 
     def deadline(self, predicted_seconds: float = 0.0) -> float:
         """Wall-clock seconds that a request of so many predicted seconds may take."""
