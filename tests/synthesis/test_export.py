@@ -33,7 +33,11 @@ ROOMS = ["--fps", "8", "--short-edge", "64", "--workers", "2"]
 
 @pytest.fixture(scope="module")
 def recipe(world: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("recipe") / "export.yaml"
+    return written(tmp_path_factory.mktemp("recipe") / "export.yaml", world)
+
+
+def written(path: Path, world: Path) -> Path:
+    """A small recipe over the world's clips."""
     path.write_text(
         f"output: {path.parent / 'run'}\n"
         f"data: {{root: {world}, cache: {path.parent / 'cache'}}}\n"

@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vista_train.data import records
+from vista_train.data import records, shards
 from vista_train.data.layouts import LAYOUTS, Layout, columns_of, needed
 from vista_train.data.records import HUB, Record
 from vista_train.data.tars import Tars
 
-MANIFEST, COLUMNS, FOLDER = "manifest", "columns", "folder"
+MANIFEST, COLUMNS, FOLDER, WEBDATASET = "manifest", "columns", "folder", "webdataset"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Reading:
     format: str = MANIFEST
     """`manifest` is this project's own JSON lines; panda70m, internvid, openvid1m, miradata, finevideo, llava,
     vista400k and videochat2 are published layouts; `columns` is any other, by `columns` alone; `folder` is a folder of
-    videos with a .txt or .json beside each."""
+    videos with a .txt or .json beside each; `webdataset` is a folder of tars with all of that in them."""
     columns: Mapping[str, str] = field(default_factory=dict)
     """Which column holds a key of the manifest: `a.b` inside objects, `a[]` a list with one entry a clip, `x/{a}.mp4`
     put together, `a|b` the first that is there; `span` is a pair of start and end. On top of the format's own."""
@@ -51,7 +51,7 @@ class Reading:
             )
         if self.columns and self.format in (MANIFEST, FOLDER):
             raise ValueError(f"columns are given, but format is {self.format!r}, which has its own; choose `columns`")
-        if self.tars is not None and self.format in (MANIFEST, FOLDER):
+        if self.tars is not None and self.format in (MANIFEST, FOLDER, WEBDATASET):
             raise ValueError(f"tars are given, but format is {self.format!r}; choose a published one, or `columns`")
         if self.format not in (MANIFEST, FOLDER):
             columns_of(self.format, self.columns)
@@ -93,7 +93,10 @@ class Reading:
             known, lines = replace(self, tars=None).open(path, root)
             return [known, tars.stamp], tars.found(lines)
         columns = columns_of(self.format, self.columns)
-        names = needed(columns)
+        if self.format == WEBDATASET:
+            files = shards.files_of(root, Path(path))
+            return records.stamps_of(files), _lines(shards.records(root, files), Layout(columns, self.format))
+        names = needed(columns, self.format)
         if str(path).startswith(HUB):
             name = str(path).removeprefix(HUB)
             stamp, found = records.hub_records(name, self.split, self.revision, names)

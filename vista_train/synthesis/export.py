@@ -1,4 +1,4 @@
-"""Export: composed videos on disk, as MP4 files and JSON in the layout of VISTA-400K, each of them read back."""
+"""Export: composed videos on disk, each of them read back, with their words in the layout of VISTA-400K or in tars."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import math
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -22,8 +22,9 @@ from vista_train.augment import CannotComposeError
 from vista_train.data.check import Interrupted
 from vista_train.data.crew import Crew, terminable
 from vista_train.data.dataset import NUM_ATTEMPTS, VistaDataset
-from vista_train.data.journal import Draft, Journal, writing
+from vista_train.data.journal import Journal, writing
 from vista_train.data.sidecars import beside
+from vista_train.synthesis.layouts import Files, Layout, Tars, publish_lost
 from vista_train.types import Sample
 from vista_train.video.composition import Video
 from vista_train.video.decode import MediaError, Wanted
@@ -93,22 +94,26 @@ def export(
     shape: Shape,
     shard: tuple[int, int] = (1, 1),
     workers: int = 1,
+    shard_size: int | None = None,
 ) -> Exported:
     """Write the samples at some positions below `out`; what is there already is not made again.
 
     Each is `<kind>/<position>-<digest>.mp4`, the digest that of the sample, and an entry of `<kind>.json`: VISTA-400K's
     `image` and `conversations`, and beside them `evidence`, `position`, and the `sample` itself, of which the file can
-    be made again. `shard` (i, n), i from 1, makes every n-th, and names its JSON files after itself. What was lost goes
-    to `lost.jsonl`. `ValueError` for what the user can mend, `Interrupted` when the process is told to stop.
+    be made again. `shard` (i, n), i from 1, makes every n-th, and names its JSON files after itself. `shard_size` puts
+    so many positions into a tar instead (layouts.py), and `shard` then makes every n-th tar. What was lost goes to
+    `lost.jsonl`. `ValueError` for what the user can mend, `Interrupted` when the process is told to stop.
     """
     with writing(out):
         out.mkdir(parents=True, exist_ok=True)
     part = "" if shard[1] == 1 else "-{}-of-{}".format(*shard)
-    mine = positions[shard[0] - 1 :: shard[1]]
-    exported, plan = Exported(out), _plan(dataset, shape)
+    layout: Layout = Files(out, part) if shard_size is None else Tars(out, part, shard_size)
+    mine = layout.mine(positions, shard)
+    exported, plan = Exported(out), _plan(dataset, shape) + layout.told
     with ExitStack() as stack:
         journal = stack.enter_context(closing(Journal(out / f".export{part}.jsonl")))
-        records = _known(journal, plan, out)
+        records = _known(journal, plan, layout)
+        layout.check(records)
         left = [position for position in mine if position not in records]
         interval = 0.1 if sys.stderr.isatty() else TOLD_EVERY_SECONDS
         progress = stack.enter_context(
@@ -120,12 +125,13 @@ def export(
             journal.add(record)
             records[position] = record
             exported.made += "entry" in record
+            layout.enter(position, records)
             progress.update()
 
         try:
             stack.enter_context(terminable())
             stack.callback(dataset.media.close)
-            maker = _Maker(dataset, out, shape, plan)
+            maker = _Maker(dataset, layout.folder, shape, plan)
             Crew(maker.make, keep).run(iter(left), max(1, min(workers, len(left))))
         except KeyboardInterrupt:
             raise Interrupted(f"interrupted after {exported.made} samples; the same command goes on") from None
@@ -133,7 +139,8 @@ def export(
             raise ValueError(f"{error}; here that is data.isolate=inline") from error
         # All that is there, of earlier positions too.
         done = [record for _, record in sorted(records.items())]
-        _publish(out, part, done)
+        layout.publish(records)
+        publish_lost(out, part, done)
     for record in done:
         exported.samples.update([record["kind"]] if "entry" in record else [])
         exported.lost += "entry" not in record
@@ -167,7 +174,7 @@ class _Maker:
         if video is None:
             raise CannotComposeError("words alone have no video to write")
         with writing(target):
-            target.parent.mkdir(exist_ok=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
         draft = beside(target)
         try:
             for crf in QUALITIES:
@@ -221,34 +228,18 @@ def _plan(dataset: VistaDataset, shape: Shape) -> str:
     return f"{dataset.digest()} {shape.fps} {shape.short_edge}"
 
 
-def _known(journal: Journal, plan: str, out: Path) -> dict[int, dict[str, Any]]:
+def _known(journal: Journal, plan: str, layout: Layout) -> dict[int, dict[str, Any]]:
     """What has been made, or lost for good, by position."""
     records = {}
     for _, record in journal.records():
         if record.get("plan") != plan:
             raise ValueError(
-                f"{out} holds samples of another recipe, fps or size; choose another place with --out, or delete it"
+                f"{journal.path.parent} holds samples of another recipe, fps or size, or in another layout; choose "
+                f"another place with --out, or delete it"
             )
-        if "entry" not in record or (out / record["kind"] / record["entry"]["image"]).is_file():
+        if "entry" not in record or layout.has(record):
             records[record["position"]] = record
     return records
-
-
-def _publish(out: Path, part: str, records: Sequence[Mapping[str, Any]]) -> None:
-    """The JSON files, whole or as they were."""
-    by_kind: dict[str, list[dict[str, Any]]] = {}
-    for record in records:
-        if "entry" in record:
-            by_kind.setdefault(record["kind"], []).append(record["entry"])
-    for kind, entries in by_kind.items():
-        with Draft(out / f"{kind}{part}.json") as draft:
-            draft.add("[\n" + ",\n".join(json.dumps(entry, ensure_ascii=False) for entry in entries) + "\n]")
-            draft.publish()
-    with Draft(out / f"lost{part}.jsonl") as draft:
-        for record in records:
-            if record["lost"]:
-                draft.add(json.dumps({"position": record["position"], "attempts": record["lost"]}, ensure_ascii=False))
-        draft.publish()
 
 
 def _name(sample: Sample, position: int, plan: str) -> str:
