@@ -21,7 +21,16 @@ LEAST_CAPABILITY = (8, 0)
 WIDEST_HEAD = 256
 
 
-def choose_attention(device_type: str, config: PreTrainedConfig, asked: Attention = "auto") -> str:
+def lacks_of(device_type: str, config: PreTrainedConfig | None = None) -> dict[str, str]:
+    """What each kernel that not every machine runs needs and does not have here; "" where it can run.
+
+    Without a configuration, a decoder is taken to suit every kernel.
+    """
+    text = None if config is None else config.get_text_config()
+    return {"flash": _flash_lacks(device_type), "varlen": _varlen_lacks(device_type, text)}
+
+
+def choose_attention(device_type: str, config: PreTrainedConfig | None = None, asked: Attention = "auto") -> str:
     """Which of NAMES runs in the decoder on a device ("cuda", "cpu", ...).
 
     `auto` is the first that can of flash-attn, torch's kernel for sequences of any length, and sdpa sample by sample,
@@ -30,7 +39,7 @@ def choose_attention(device_type: str, config: PreTrainedConfig, asked: Attentio
     """
     if asked != "auto" and asked not in NAMES:
         raise ValueError(f"train.attention is {asked!r}; it must be auto, {', '.join(NAMES)}")
-    lacks = {"flash": _flash_lacks(device_type), "varlen": _varlen_lacks(device_type, config.get_text_config())}
+    lacks = lacks_of(device_type, config)
     if asked == "auto":
         return next(choice for choice in NAMES if not lacks.get(choice))
     if lacks.get(asked):
@@ -100,7 +109,7 @@ def _flash_lacks(device_type: str) -> str:
     return "" if device_type == "cuda" and is_flash_attn_2_available() else "a CUDA GPU and flash-attn installed"
 
 
-def _varlen_lacks(device_type: str, text: PreTrainedConfig) -> str:
+def _varlen_lacks(device_type: str, text: PreTrainedConfig | None) -> str:
     """What keeps torch's kernel from running; "" if nothing does."""
     if device_type != "cuda" or not torch.cuda.is_available():
         return "a CUDA GPU"
@@ -108,6 +117,8 @@ def _varlen_lacks(device_type: str, text: PreTrainedConfig) -> str:
         return "a GPU of compute capability 8.0 and a torch built with its flash kernels"
     if varlen_kernel() is None:
         return "a newer torch"
+    if text is None:
+        return ""
     if getattr(text, "attention_dropout", 0):
         return f"a checkpoint without dropout of attention (it has {text.attention_dropout})"
     width = head_width(text)

@@ -29,6 +29,11 @@ class LossChoice:
     """One line on what that means."""
 
 
+def lacks_of(device_type: str) -> dict[str, str]:
+    """What each fused kernel needs and does not have here; "" where it can run."""
+    return {"liger": _liger_lacks(device_type), "torch": "" if torch_kernel() else "torch 2.13 or later"}
+
+
 def choose_loss(
     asked: str, head: nn.Module, device_type: str, in_half: bool = False, is_sharded: bool = False
 ) -> LossChoice:
@@ -41,7 +46,7 @@ def choose_loss(
     """
     if asked not in ("auto", *KINDS):
         raise ValueError(f"train.loss is {asked!r}; it must be auto, {', '.join(KINDS)}")
-    lacks = {"liger": _liger_lacks(device_type), "torch": "" if torch_kernel() else "torch 2.13 or later"}
+    lacks = lacks_of(device_type)
     if is_sharded:
         common = "a head that every rank has whole: ZeRO-3 and FSDP2 gather it where it is called"
     elif type(head) is not nn.Linear or head.bias is not None:
