@@ -127,7 +127,7 @@ def _needle(arguments: argparse.Namespace) -> int:
     media = loaded.recipe.make_media()
     rng = np.random.Generator(np.random.Philox(key=arguments.seed))
     clips = ClipSource(arguments.manifest, media, loaded.recipe.data.cache, reading=reading_of(arguments))
-    made = casts(test, clips, media, rng)
+    made = casts(test, clips.moving(), media, rng)
     answers = _answers(arguments, loaded, Footage(media), "needle")
     found = heat_map(test, made, answers)
     answers.close()
