@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from vista_train import cli
 from vista_train.augment import REGISTRY, Augment, Plain, TemporalNeedle
-from vista_train.config import MAX_RECIPE_BYTES, load_recipe, parse_recipe, schema
+from vista_train.config import load_recipe, parse_recipe, schema
 from vista_train.models.adapters import LoraSettings
+from vista_train.plain_yaml import MAX_RECIPE_BYTES
 from vista_train.training.loop import LoopSettings
 from vista_train.training.optimizer import OptimizerSettings, PartSettings
 from vista_train.video.sampling import View
@@ -73,7 +74,7 @@ def test_an_empty_recipe_has_every_default(loaded):
         ("frames: 5", "frames: unknown key; did you mean 'view.frames'?"),
         (
             "zzz: 1",
-            "zzz: unknown key; known here: output, seed, family, view, data, augment, train",
+            "zzz: unknown key; known here: output, seed, family, view, data, augment, train, evaluate",
         ),
         ("train: {language: {lora: {rr: 4}}}", "train.language.lora.rr: unknown key; did you mean 'r'?"),
         ("train: {language: {zzz: 4}}", "train.language.zzz: unknown key; known here: lr, lora"),
@@ -362,7 +363,7 @@ def test_the_schema_command_prints_json_that_names_every_key(capsys):
     assert cli.main(["schema"]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == schema()
-    assert set(printed["properties"]) == {"output", "seed", "family", "view", "data", "augment", "train"}
+    assert set(printed["properties"]) == {"output", "seed", "family", "view", "data", "augment", "train", "evaluate"}
     assert set(printed["$defs"]["AugmentSection"]["properties"]) == set(REGISTRY)
     assert printed["$defs"]["TrainSection"]["properties"]["lr"]["default"] == 1e-4
 

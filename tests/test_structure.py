@@ -24,7 +24,9 @@ README = REPO / "README.md"
 
 LEVELS = {
     "": 0,
+    "machine": 0,
     "sections": 0,
+    "plain_yaml": 1,
     "redact": 0,
     "video": 1,
     "types": 2,
@@ -36,12 +38,14 @@ LEVELS = {
     "evaluation": 5,
     # Its sections are made of the settings of all rooms; nothing but the commands may know it.
     "config": 6,
-    "train": 7,
-    "preview": 7,
-    "merge": 7,
-    "doctor": 7,
-    "commands": 8,
-    "cli": 9,
+    "publishing": 7,
+    "train": 8,
+    "preview": 8,
+    "merge": 8,
+    "sweep": 8,
+    "doctor": 8,
+    "commands": 9,
+    "cli": 10,
 }
 """A module imports from rooms of a lower level, and from its own."""
 CONFINED = {
@@ -53,8 +57,9 @@ CONFINED = {
     "accelerate": ("training/", "train.py"),
     "deepspeed": ("training/", "train.py"),
     "torch.distributed": ("training/", "train.py"),
-    "yaml": ("config.py",),
+    "yaml": ("plain_yaml.py",),
     "openai": ("synthesis/endpoint.py",),
+    "huggingface_hub": ("models/", "publishing/repository.py"),
     "pydantic": ("config.py", "sections.py"),
 }
 """Libraries, and the only places that may import them."""

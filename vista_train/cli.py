@@ -15,9 +15,11 @@ COMMANDS = {
     "questions": ("vista_train.commands.questions", "have a language model write questions from captions"),
     "proxies": ("vista_train.commands.proxies", "make small, quick versions of a manifest's files"),
     "export": ("vista_train.commands.export", "write composed videos and their questions to disk"),
+    "sweep": ("vista_train.commands.sweep", "try learning rates in short runs on the very same samples"),
     "ledger": ("vista_train.commands.ledger", "what a run has lost, by reason and source"),
     "merge": ("vista_train.commands.merge", "make a plain checkpoint of one that a run wrote, adapters and all"),
     "evaluate": ("vista_train.commands.evaluate", "what a model understands: needle heat maps and benchmarks"),
+    "serve": ("vista_train.commands.serve", "answer questions over HTTP, for lmms-eval in an environment of its own"),
     "schema": ("vista_train.commands.schema", "print the JSON schema of a recipe"),
     "doctor": ("vista_train.commands.doctor", "versions, known holes, and what protection this machine can give"),
 }

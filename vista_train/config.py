@@ -1,7 +1,7 @@
 """Recipe: everything a run is made of, as strict frozen models built from the rooms' own dataclasses.
 
 A recipe is YAML: one file, the `base:` file it builds on (which may have one too), and `key=value` overrides. An
-unknown key is an error that names the nearest right one. No other module reads YAML.
+unknown key is an error that names the nearest right one.
 """
 
 from __future__ import annotations
@@ -11,32 +11,35 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
+import numpy as np
 from pydantic import ConfigDict, Field, ValidationError, create_model
 
 from vista_train.augment import REGISTRY
 from vista_train.data.dataset import Ingredient, VistaDataset
+from vista_train.data.held_out import HeldOut
 from vista_train.data.reading import Reading
 from vista_train.data.records import HUB
 from vista_train.data.rows import RowBudget
 from vista_train.data.sidecars import cache_folder
 from vista_train.data.sources import ClipSource
+from vista_train.evaluation.during import NeedleLook, PromptLook, apart
+from vista_train.evaluation.footage import Footage
+from vista_train.evaluation.needle import AllClips, NeedleTest, casts
+from vista_train.evaluation.prompts import Prompt
 from vista_train.models.adapters import LoraSettings
 from vista_train.models.base import PARTS, Codec, Family, family, load_family
-from vista_train.sections import Mix, Parts, Strict, build, explained, field_help, model_of, shown
+from vista_train.plain_yaml import dumped, merged, override_key, read
+from vista_train.sections import Mix, Parts, Strict, build, explained, field_help, model_of
 from vista_train.training.optimizer import OptimizerSettings
 from vista_train.training.settings import LoopSettings
-from vista_train.types import Failure
+from vista_train.training.watch import Watch, WatchSettings
+from vista_train.types import Failure, Message
 from vista_train.video.decode import Limits
 from vista_train.video.frames import FrameCache
 from vista_train.video.media import Media
 from vista_train.video.sampling import View
 
 Settings = TypeVar("Settings")
-MAX_RECIPE_BYTES = 1 << 20
-MAX_RECIPE_VALUES = 100_000
-"""... and so many values, each alias counted as all that it stands for: sections are copied, and bases merged."""
-
 
 LimitsSection = model_of("LimitsSection", Limits)
 
@@ -92,6 +95,32 @@ class DataSection(Strict):
     """A folder that `vista-train proxies` has filled: pictures come from there where they are large enough."""
 
 
+class PromptSection(Strict):
+    """A prompt that is put to the model at every evaluation."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    text: str = Field(min_length=1)
+    """What the user says."""
+    video: str | None = None
+    """The video that it is about, relative to `data.root`."""
+
+
+class EvaluateSection(model_of("WatchSection", WatchSettings)):  # type: ignore[misc]
+    """What is looked at while the model trains."""
+
+    model_config = ConfigDict(use_attribute_docstrings=True)
+
+    manifests: tuple[ManifestEntry, ...] = ()
+    """Held-out clips, in manifests of the names that `augment` knows; default, what `data.manifests` hold out."""
+    needle: model_of("NeedleSection", NeedleTest) | None = None  # type: ignore[valid-type]
+    """A needle heat map of held-out clips, drawn at every evaluation; default, none."""
+    prompts: tuple[PromptSection, ...] = ()
+    """Prompts that are answered and written down at every evaluation."""
+    max_new_tokens: int = Field(default=32, ge=1)
+    """The most tokens of an answer; each takes a forward pass over the whole prompt."""
+
+
 WEIGHT = (float, Field(1.0, ge=0, description="How often it is drawn, against the other augmentations; 0 is never."))
 SOURCES: tuple[Any, Any] = (
     dict[str, tuple[str, ...]],
@@ -120,6 +149,8 @@ class Recipe(Strict):
     """The augmentations to draw from, by name; default, evenly all but those that a recipe must name."""
     train: TrainSection = TrainSection()  # type: ignore[valid-type]
     """How to train."""
+    evaluate: EvaluateSection | None = None
+    """What is looked at while the model trains; default, nothing."""
 
     def make_view(self) -> View:
         """How the model looks at a video."""
@@ -186,10 +217,7 @@ class Recipe(Strict):
 
     def make_dataset(self, codec: Codec, known_failures: Iterable[Failure] = ()) -> VistaDataset:
         """The dataset over the recipe's manifests; opens (and on first use, indexes) them."""
-        entries = {entry.name or Path(entry.path).stem: entry for entry in self.data.manifests}
-        if len(entries) < len(self.data.manifests):
-            raise ValueError("data.manifests: two manifests have the same name; give each a `name` of its own")
-        media = self.make_media()
+        entries, media = named("data.manifests", self.data.manifests), self.make_media()
         sources = {name: entry.open(media, self.data.cache) for name, entry in entries.items()}
         return VistaDataset(
             sources,
@@ -200,6 +228,51 @@ class Recipe(Strict):
             seed=self.seed,
             epoch_samples=self.data.epoch_samples,
             known_failures=known_failures,
+        )
+
+    def make_watch(self, family: Family) -> Watch | None:
+        """What is looked at while the model trains; opens (and on first use, indexes) the held-out manifests."""
+        asked = self.evaluate
+        if asked is None:
+            return None
+        settings: WatchSettings = build(WatchSettings, asked)
+        # Their own: training's planner uses the other tokenizer in a thread, and quarantine counts its positions.
+        family, media = apart(family), self.make_media()
+        entries = named("evaluate.manifests", asked.manifests or self._held_out_entries())
+        if not entries and (settings.samples or asked.needle):
+            raise ValueError(
+                "evaluate needs held-out clips: name them in evaluate.manifests, or hold a part of data.manifests out "
+                "(held_out: 0.02)"
+            )
+        sources = {name: entry.open(media, self.data.cache) for name, entry in entries.items()}
+        held_out = None
+        if settings.samples:
+            try:
+                held_out = HeldOut(sources, self.make_mix(), family.codec, media, settings.samples, seed=self.seed)
+            except ValueError as error:
+                raise ValueError(f"evaluate, of the held-out clips: {error}") from error
+        return Watch(settings, held_out, self._looks(asked, family, AllClips(list(sources.values())), Footage(media)))
+
+    def _looks(self, asked: EvaluateSection, family: Family, clips: AllClips, footage: Footage) -> list[Any]:
+        most, looks = self.make_loop().budget.max_row_tokens, list[Any]()
+        if asked.needle is not None:
+            test: NeedleTest = build(NeedleTest, asked.needle)
+            rng = np.random.Generator(np.random.Philox(key=self.seed))
+            looks.append(NeedleLook(test, casts(test, clips, footage.media, rng), family, footage, most))
+        if asked.prompts:
+            prompts = [
+                Prompt(str(number), footage.clip(entry.video) if entry.video else None, (Message("user", entry.text),))
+                for number, entry in enumerate(asked.prompts)
+            ]
+            looks.append(PromptLook(prompts, asked.max_new_tokens, family, footage, most))
+        return looks
+
+    def _held_out_entries(self) -> tuple[ManifestEntry, ...]:
+        """What the recipe's manifests hold out."""
+        return tuple(
+            entry.model_copy(update={"part": "held_out"})
+            for entry in self.data.manifests
+            if entry.held_out and entry.part == "train"
         )
 
     def check_continues(self, before: Recipe, folder: Path) -> None:
@@ -225,7 +298,15 @@ class Recipe(Strict):
 
     def to_yaml(self) -> str:
         """The resolved recipe: every key with its value, as it can be loaded again."""
-        return yaml.safe_dump(self.model_dump(mode="json", exclude_none=True), sort_keys=False, allow_unicode=True)
+        return dumped(self.model_dump(mode="json", exclude_none=True))
+
+
+def named(key: str, entries: Sequence[ManifestEntry]) -> dict[str, ManifestEntry]:
+    """Manifests by the names that roles call them; `ValueError` where two have the same."""
+    by_name = {entry.name or Path(entry.path).stem: entry for entry in entries}
+    if len(by_name) < len(entries):
+        raise ValueError(f"{key}: two manifests have the same name; give each a `name` of its own")
+    return by_name
 
 
 def recipe_model(family_name: str = "tiny") -> type[Recipe]:
@@ -261,13 +342,13 @@ def load_recipe(path: str | Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe, its `base:`s and `key=value` overrides; `ValueError` names the key, the value, and the way out."""
     data = _with_bases(Path(path))
     for override in overrides:
-        _override(data, override)
+        override_key(data, override)
     return parse_recipe(data, str(path))
 
 
 def load_settings(path: str | Path, kind: type[Settings]) -> Settings:
     """A dataclass from a YAML file of its own, read as strictly as a recipe; `ValueError`."""
-    data, model = _read(Path(path)), model_of(kind.__name__, kind)
+    data, model = read(Path(path)), model_of(kind.__name__, kind)
     try:
         settings: Settings = build(kind, model.model_validate(data))
     except ValidationError as error:
@@ -294,12 +375,27 @@ def parse_recipe(data: Mapping[str, Any], where: str = "recipe") -> Recipe:
         # The rooms check their own settings when they are built.
         recipe.make_settings(), recipe.make_view(), recipe.make_loop(), recipe.make_optimizer(), recipe.make_mix()
         recipe.make_limits(), [build(Reading, entry) for entry in recipe.data.manifests]
+        _check_evaluate(recipe)
         most, room = recipe.family.max_tokens, recipe.make_loop().budget.max_row_tokens
         if most > room:
             raise ValueError(f"family.max_tokens is {most}, train.max_row_tokens {room}; a sample must fit into a row")
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
     return recipe
+
+
+def _check_evaluate(recipe: Recipe) -> None:
+    asked = recipe.evaluate
+    if asked is None:
+        return
+    build(WatchSettings, asked), asked.needle and build(NeedleTest, asked.needle)
+    trained = [(entry.path, build(Reading, entry)) for entry in recipe.data.manifests]
+    for entry in asked.manifests:
+        if (entry.path, build(Reading, entry)) in trained:
+            raise ValueError(
+                f"evaluate.manifests: {entry.path} is trained on as it stands; hold a part of it out in both, and take "
+                f"it here (held_out: 0.02, part: held_out)"
+            )
 
 
 def schema(family_name: str = "tiny") -> dict[str, Any]:
@@ -315,111 +411,11 @@ def _with_bases(path: Path, above: Sequence[Path] = ()) -> dict[str, Any]:
     """A recipe's data, laid over that of the recipe it builds on; `above` are those that build on it."""
     if path.resolve() in above:
         raise ValueError(f"{path}: base: a recipe cannot build on itself")
-    data = _read(path)
+    data = read(path)
     name = data.pop("base", None)
     if name is None:
         return data
     base = path.parent / str(name)
     if not base.is_file():
         raise ValueError(f"{path}: base is {name!r}; there is no {base}, and a base is looked for beside its recipe")
-    return _merged(_with_bases(base, (*above, path.resolve())), data)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise ValueError(f"{path}: there is no such recipe")
-    if path.stat().st_size > MAX_RECIPE_BYTES:
-        raise ValueError(f"{path}: a recipe is at most {MAX_RECIPE_BYTES} bytes long")
-    try:
-        data = _parsed(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path}: not YAML: {error}") from None
-    if data is None:
-        return {}
-    if not isinstance(data, dict):
-        raise ValueError(f"{path}: a recipe is a mapping of keys to values, not a {type(data).__name__}")
-    return data
-
-
-def _parsed(text: str) -> Any:
-    """YAML as plain data; `ValueError` in one line, also where a section names a key twice."""
-    try:
-        root = yaml.compose(text, yaml.SafeLoader)
-        _refuse_doubles(root, set())
-        if _num_values(root, {}) > MAX_RECIPE_VALUES:
-            raise ValueError(f"more than {MAX_RECIPE_VALUES} values, its aliases unfolded")
-        return yaml.safe_load(text)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark
-        place = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-        raise ValueError(f"{error.problem}{place}") from None
-    except yaml.YAMLError as error:
-        raise ValueError(" ".join(str(error).split())) from None
-
-
-def _refuse_doubles(node: yaml.Node | None, seen: set[int]) -> None:
-    """YAML keeps the last of two values of a key and says nothing. Aliased nodes are in `seen`, and looked at once."""
-    if node is None or isinstance(node, yaml.ScalarNode) or id(node) in seen:
-        return
-    seen.add(id(node))
-    inside = node.value
-    if isinstance(node, yaml.MappingNode):
-        known: set[str] = set()
-        for key, _ in node.value:
-            if str(key.value) in known:
-                raise ValueError(f"{key.value} stands twice in one section (line {key.start_mark.line + 1})")
-            known.add(str(key.value))
-        inside = [value for _, value in node.value]
-    for entry in inside:
-        _refuse_doubles(entry, seen)
-
-
-def _num_values(node: yaml.Node | None, known: dict[int, int]) -> int:
-    """How many values there are in a node, aliases unfolded; one that holds itself has too many."""
-    if node is None or isinstance(node, yaml.ScalarNode):
-        return 1
-    if id(node) not in known:
-        known[id(node)] = MAX_RECIPE_VALUES + 1
-        inside = [value for _, value in node.value] if isinstance(node, yaml.MappingNode) else node.value
-        known[id(node)] = 1 + sum(_num_values(entry, known) for entry in inside)
-    return known[id(node)]
-
-
-def _merged(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """`above` laid over `below`: mappings key by key, everything else replaced."""
-    out = dict(below)
-    for key, value in above.items():
-        both = isinstance(value, Mapping) and isinstance(out.get(key), Mapping)
-        out[key] = _merged(out[key], value) if both else value
-    return out
-
-
-def _override(data: dict[str, Any], override: str) -> None:
-    """Put one `a.b.c=value` into the data; the value is read as YAML."""
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ValueError(f"override {override!r}: write it as key=value, such as train.steps=100")
-    try:
-        value = _parsed(text)
-    except ValueError as error:
-        raise ValueError(f"override {override!r}: the value is not YAML: {error}") from None
-    *path, last = key.split(".")
-    place: Any = data
-    for step in path:
-        if isinstance(place, list):
-            place = place[_index(place, step, key)]
-        else:
-            if place.get(step) is None:
-                place[step] = {}
-            place = place[step]
-        if not isinstance(place, (dict, list)):
-            raise ValueError(f"override {override!r}: {step} is {shown(place)}, not a section with keys of its own")
-    place[_index(place, last, key) if isinstance(place, list) else last] = value
-
-
-def _index(entries: list[Any], step: str, key: str) -> int:
-    if not step.isdigit() or int(step) >= len(entries):
-        raise ValueError(f"override {key!r}: {step!r} is not the number of an entry; there are {len(entries)}, from 0")
-    return int(step)
+    return merged(_with_bases(base, (*above, path.resolve())), data)

@@ -15,7 +15,8 @@ import yaml
 
 from vista_train import preview, train
 from vista_train.cli import main as vista_train
-from vista_train.config import MAX_RECIPE_BYTES, load_recipe
+from vista_train.config import load_recipe
+from vista_train.plain_yaml import MAX_RECIPE_BYTES
 
 WriteRecipe = Callable[..., Path]
 TAGS = (

@@ -8,6 +8,8 @@ model's view shows it: a view of a few frames would pass most short needles by, 
 
 from __future__ import annotations
 
+import itertools
+from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -44,6 +46,20 @@ class Clips(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int, /) -> Clip: ...
+
+
+class AllClips:
+    """The clips of several sources, one source after another."""
+
+    def __init__(self, sources: Sequence[Clips]) -> None:
+        self.sources, self.ends = tuple(sources), list(itertools.accumulate(len(source) for source in sources))
+
+    def __len__(self) -> int:
+        return self.ends[-1]
+
+    def __getitem__(self, index: int, /) -> Clip:
+        which = bisect_right(self.ends, index)
+        return self.sources[which][index - self.ends[which] + len(self.sources[which])]
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class ModelScorer:
     """
 
     family: Family
-    model: nn.Module
+    model: nn.Module | None
     footage: Footage
     max_row_tokens: int = 0
     reader: Reader | None = None
@@ -101,6 +101,8 @@ class ModelScorer:
 
     def __post_init__(self) -> None:
         self.codec = self.family.codec
+        if self.model is None and self.reader is None:
+            raise ValueError("a ModelScorer needs a model, or a reader that runs one")
 
     def score(self, prompts: Sequence[Prompt]) -> list[Scored]:
         """One result for each prompt. A video that cannot be shown, and words that leave no room, are failures."""
@@ -147,7 +149,10 @@ class ModelScorer:
 
     def _read(self, entries: Sequence[_Entry]) -> dict[tuple[int, int], tuple[float, bool]]:
         """By prompt and candidate: the log-likelihood, and whether each token was the likeliest."""
-        read = self.reader or reader_of(self.family, self.model)
+        read = self.reader
+        if read is None:
+            assert self.model is not None
+            read = reader_of(self.family, self.model)
         rows = [
             [entries[number] for number in row]
             for row in rows_of([entry.encoded for entry in entries], self.max_row_tokens)

@@ -129,10 +129,12 @@ def _missing(folder: Path, sizes: Mapping[str, int]) -> list[str]:
     return missing
 
 
-def prune(output: Path, keep: int) -> None:
-    """Delete all but the newest `keep` finished checkpoints (at least two), and unfinished ones older than those."""
+def prune(output: Path, keep: int, best: int | None = None) -> None:
+    """Delete all but the newest `keep` finished checkpoints (at least two) and that of step `best`, and unfinished ones
+    older than those."""
     done = published(output)
-    for path in done[: -max(keep, MIN_KEPT)]:
+    spared = folder_of(output, best) if best is not None else None
+    for path in (path for path in done[: -max(keep, MIN_KEPT)] if path != spared):
         # The marker first: a half-deleted folder must not look finished.
         _write_text(path / IN_PROGRESS, "This checkpoint was being deleted.\n")
         shutil.rmtree(path)

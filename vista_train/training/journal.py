@@ -5,13 +5,14 @@ from __future__ import annotations
 import fcntl
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
 from vista_train.data import ledger
+from vista_train.training import evaluations
 from vista_train.training.meters import StepMeters
 from vista_train.types import Failure
 
@@ -61,6 +62,14 @@ class Journal:
         if self.wandb_run is not None:
             self.wandb_run.log(line, step=meters.step)
 
+    def evaluated(self, lines: Sequence[Mapping[str, Any]]) -> None:
+        """Enter the last of all evaluations so far."""
+        line = lines[-1]
+        with (self.log.parent / evaluations.NAME).open("a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+        if self.wandb_run is not None:
+            self.wandb_run.log(_shown(line, self.log.parent), step=line["step"])
+
     def close(self) -> None:
         """Finish the bar and the remote log."""
         self.bar.close()
@@ -81,6 +90,17 @@ def _locked(output: Path) -> TextIO:
         # Some network file systems have no locks; there, whoever starts two runs must know it.
         pass
     return lock
+
+
+def _shown(line: Mapping[str, Any], output: Path) -> dict[str, Any]:
+    """An evaluation as Weights & Biases plots it: numbers by name, and pictures."""
+    import wandb
+
+    shown = {f"held_out/{name}": loss for name, loss in line.get("losses", {}).items()}
+    if line["loss"] is not None:
+        shown["held_out/loss"] = line["loss"]
+    shown |= line.get("figures", {})
+    return shown | {name: wandb.Image(str(output / path)) for name, path in line.get("pictures", {}).items()}
 
 
 def _start_wandb(project: str, output: Path) -> Any:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +17,8 @@ from vista_train.data.dataset import VistaDataset
 from vista_train.data.rows import RowPlan, RowPlanner
 from vista_train.models.adapters import load_tuned, save_adapter
 from vista_train.models.base import Family
-from vista_train.models.spans import BACKWARD, COPY, LOSS, OPTIMIZER, span
+from vista_train.models.likelihood import Found, Look
+from vista_train.models.spans import BACKWARD, COPY, OPTIMIZER, span
 from vista_train.training import checkpoint, stopped
 from vista_train.training.banner import banner
 from vista_train.training.checkpoint import RunState
@@ -24,7 +26,7 @@ from vista_train.training.engine import Engine
 from vista_train.training.engines import check_compiles, load_whole, make_accelerator, make_engine
 from vista_train.training.journal import Journal
 from vista_train.training.loader import Loader
-from vista_train.training.loss import LossChoice, choose_loss, summed_cross_entropy
+from vista_train.training.loss import choose_loss
 from vista_train.training.meters import StepMeters, Stopwatch, peak_of
 from vista_train.training.optimizer import OptimizerSettings, adamw, rate_share, set_rates, trainable_groups
 from vista_train.training.pieces import Pieces, put_back_exact, tensors_of
@@ -34,43 +36,20 @@ from vista_train.training.report import Agreed, Report, Wait
 from vista_train.training.saver import Saver
 from vista_train.training.settings import LoopSettings
 from vista_train.training.signals import StopSignal
+from vista_train.training.step_module import StepModule
 from vista_train.training.tolerance import Tolerance
 from vista_train.training.transfer import on_device
-from vista_train.training.weighting import Weighting, weights_of
+from vista_train.training.watch import Watch
 from vista_train.types import Failure, Row
 
+NOTHING = Look(Row.packed([]), *(torch.zeros(0, dtype=torch.int64),) * 2)
+"""What a rank looks at that has less to look at than another."""
 MAX_RANKS = 1 << 20
 """Each rank's dropout has a seed of its own: the run's times this, plus the rank."""
 
 
 class RunStoppedError(RuntimeError):
     """The run cannot go on as it is; the message says why and what to do."""
-
-
-class StepModule(nn.Module):
-    """The model as the engine wraps it: a packed row in, its summed cross entropy out."""
-
-    def __init__(self, family: Family, model: nn.Module, weighting: Weighting = "token") -> None:
-        super().__init__()
-        self.family = family
-        self.model = model
-        self.loss, self.weighting = LossChoice(), weighting
-        # Engines ask for these: how wide the model is, and which modules are gathered one at a time.
-        self.config = family.text_config(model)
-        self._no_split_modules = family.blocks(model)
-
-    def forward(
-        self, row: Row, head_calls: int = 1, tower_passes: Sequence[int] = (), mlp_tiles: int = 1
-    ) -> torch.Tensor:
-        """Where weights are sharded, every rank must call each module equally often: so often, at least."""
-        hidden_LD = self.family.hidden_states(self.model, row, tower_passes, mlp_tiles)
-        head = self.family.head(self.model)
-        with span(LOSS):
-            # Evaluated, every label counts alike.
-            weights_L = weights_of(row, self.weighting) if self.training else None
-            return summed_cross_entropy(
-                hidden_LD, row.labels_1L[0], head, calls=head_calls, kind=self.loss.kind, weights_L=weights_L
-            )
 
 
 class Trainer:
@@ -93,6 +72,7 @@ class Trainer:
         recipe_text: str = "",
         unusable: Sequence[Failure] = (),
         seed: int = 0,
+        watch: Watch | None = None,
     ) -> None:
         self.family, self.dataset, self.output = family, dataset, Path(output)
         self.loop, self.settings = loop or LoopSettings(), optimizer or OptimizerSettings()
@@ -135,6 +115,9 @@ class Trainer:
         self.tolerance = Tolerance(self.loop, dataset.media.quarantine if dataset is not None else None)
         self.stopped_by: str | None = None
         """The signal that ended `train` before its last step."""
+        self.watch = watch
+        self.saved_step = 0
+        """The step of the newest checkpoint; an untrained model needs none."""
         if resume_from is not None and saved is not None:
             self._resume(resume_from, saved)
 
@@ -156,21 +139,44 @@ class Trainer:
         """
         return self._stepped(rows, self._agreed(rows))
 
-    @torch.no_grad()
     def evaluate(self, rows: Sequence[Row]) -> float:
         """Mean cross entropy over the label positions of this rank's rows and every other rank's; nothing changes.
 
         Every rank must bring the same number of rows.
         """
-        agreed = self._agreed(rows)
+        agreed, device = self._agreed(rows), self.accelerator.device
+        with self._still():
+            total = sum(
+                float(self.engine.module(row.to(device), *calls)) for row, calls in zip(rows, agreed.calls, strict=True)
+            )
+        return sum(self.ranks.gathered(total)) / max(1, agreed.labels)
+
+    def read(self, looks: Sequence[Look]) -> list[Found]:
+        """What the model says at this rank's looks, of which each rank may bring another number; nothing changes.
+
+        Every rank calls this equally often.
+        """
+        padded = [*looks, *[NOTHING] * (max(self.ranks.gathered(len(looks))) - len(looks))]
+        agreed, device = self._agreed([look.row for look in padded]), self.accelerator.device
+        heads = zip(*self.ranks.gathered([look.head_calls for look in padded]), strict=True)
+        found = []
+        with self._still():
+            for look, calls, head in zip(padded, agreed.calls, heads, strict=True):
+                asked = (look.places_N.to(device), look.tokens_N.to(device))
+                calls = calls._replace(head=max(head))
+                logs_N, likeliest_N = self.engine.module(look.row.to(device), *calls, asked=asked)
+                found.append(Found(logs_N.double().cpu(), likeliest_N.cpu()))
+        return found[: len(looks)]
+
+    @contextlib.contextmanager
+    def _still(self) -> Iterator[None]:
+        """Within, the model is in eval mode and makes no gradients."""
         self.engine.module.eval()
-        total = 0.0
         try:
-            for row, calls in zip(rows, agreed.calls, strict=True):
-                total += float(self.engine.module(row.to(self.accelerator.device), *calls))
+            with torch.no_grad():
+                yield
         finally:
             self.engine.module.train()
-        return sum(self.ranks.gathered(total)) / max(1, agreed.labels)
 
     def train(self, signals: StopSignal | None = None, profiled: Profiled | None = None) -> None:
         """Run from `step_number` to the end: load, step, log, save; or until `signals`, default those that come from
@@ -218,7 +224,9 @@ class Trainer:
         self, loader: Loader, journal: Journal | None, signals: StopSignal | None, profiler: StepProfiler | None
     ) -> str | None:
         watch = Stopwatch()
-        while self.step_number < self.num_steps:
+        ends = (self.watch or Watch()).begin(self, journal, signals)
+        while not ends() and self.step_number < self.num_steps:
+            watch.lap()
             if profiler is not None:
                 profiler.begin(self.step_number + 1)
             plans, rows = loader.step(watch)
@@ -245,6 +253,8 @@ class Trainer:
                 if self.is_main:
                     stopped.note(self.output, self.step_number, *agreed.stop)
                 return agreed.stop[1]
+        if self.saved_step < self.step_number:
+            self.save()
         self.saver.finish()
         if self.is_main and self.tolerance.num_failed:
             told = ledger.summary(self.tolerance.failures)
@@ -261,6 +271,7 @@ class Trainer:
         assert self.dataset is not None, "Trainer.save needs a dataset, whose plan the state names"
         # An earlier one's copies are let go of before more are made.
         self.saver.finish()
+        self.saved_step = self.step_number
         folder = checkpoint.folder_of(self.output, self.step_number)
         state = RunState(
             next_position=self.step_number * self.loop.budget.batch_samples,
@@ -396,7 +407,7 @@ class Trainer:
         if state.updates:
             checkpoint.restore_optimizer(saved, self.engine, self._trained(), state.updates)
         checkpoint.restore_random(folder, self.ranks.rank, self.ranks.count)
-        self.step_number = state.step
+        self.step_number = self.saved_step = state.step
         self.tolerance.restore(state.step, state.failures)
 
     def _check_world(self) -> None:
@@ -426,13 +437,6 @@ class Trainer:
             raise RunStoppedError(
                 f"{differences}; every machine must run the same recipe, data and versions, on an output they share"
             )
-
-
-def known_failures(output: Path, folder: Path | None) -> list[Failure]:
-    """What a run resumed from `folder` must take as lost again: the ledger's attempts from its position on."""
-    if folder is None:
-        return []
-    return ledger.known(output / ledger.NAME, checkpoint.read_state(folder).next_position)
 
 
 def shut_down() -> None:

@@ -27,6 +27,8 @@ class Saver:
 
     def __init__(self, ranks: Ranks, keep: int, in_background: bool) -> None:
         self.ranks, self.keep, self.in_background = ranks, keep, in_background
+        self.best: int | None = None
+        """A step whose checkpoint is kept, however old."""
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: _Pending | None = None
 
@@ -75,7 +77,7 @@ class Saver:
         self._agree(pending.folder, lambda: checkpoint.publish(pending.folder, pending.sizes))
         if self.ranks.rank == 0:
             try:
-                checkpoint.prune(pending.folder.parent, self.keep)
+                checkpoint.prune(pending.folder.parent, self.keep, self.best)
             except OSError as error:
                 # The new one stands; an older one that stays is no reason to end the run.
                 print(f"vista_train: an older checkpoint could not be deleted: {error}", file=sys.stderr, flush=True)

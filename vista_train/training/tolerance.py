@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from vista_train.data import ledger
+from vista_train.training import checkpoint
 from vista_train.training.settings import QUARANTINE_STEPS, LoopSettings
 from vista_train.types import Failure
 from vista_train.video.quarantine import Quarantine, is_costly
@@ -81,3 +84,10 @@ class Tolerance:
                 self.quarantine.add(failure.key, failure.kind, failure.position)
             elif self._by_file[failure.key] >= self.settings.quarantine_after:
                 self.quarantine.add(failure.key, failure.kind, later)
+
+
+def known_failures(output: Path, folder: Path | None) -> list[Failure]:
+    """What a run resumed from `folder` must take as lost again: the ledger's attempts from its position on."""
+    if folder is None:
+        return []
+    return ledger.known(output / ledger.NAME, checkpoint.read_state(folder).next_position)
