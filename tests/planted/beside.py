@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from planted import Mutant
 
+GENERATION = "tests/models/test_generation.py::"
 ASKED, KNOWN = "tests/synthesis/", "tests/evaluation/"
 MUTANTS = (
     Mutant(
@@ -96,5 +97,61 @@ MUTANTS = (
         "parts = [self.identity, prompt.key,",
         "parts = [prompt.key,",
         KNOWN + "test_answers.py::test_answers_belong_to_model_settings_and_words",
+    ),
+    Mutant(
+        "an_earlier_answer_is_gone_on_with",
+        "vista_train/evaluation/generation.py",
+        "places.diff() > 1]).nonzero()[-1, 0]",
+        "places.diff() > 1]).nonzero()[0, 0]",
+        GENERATION + "test_it_is_what_likelihoods_say[longva]",
+    ),
+    Mutant(
+        "answers_with_frames_that_are_not_there",
+        "vista_train/evaluation/generation.py",
+        "mrope_3L=mrope_3L), family.codec.stops)",
+        "mrope_3L=mrope_3L), frozenset([family.tokenizer.eos_token_id]))",
+        GENERATION + "test_what_frames_are_spelt_with_ends_an_answer[longva]",
+    ),
+    Mutant(
+        "newest_token_at_the_first_place",
+        "vista_train/evaluation/generation.py",
+        "positions_1L=row.positions_1L[:, -1:]",
+        "positions_1L=row.positions_1L[:, :1]",
+        GENERATION + "test_what_is_kept_says_what_all_computed_again_does[longva]",
+    ),
+    Mutant(
+        "strangers_are_answered",
+        "vista_train/evaluation/server.py",
+        "            self._check_token()\n            if self.path",
+        "            if self.path",
+        KNOWN + "test_server.py::test_without_the_token_nothing_is_answered",
+    ),
+    Mutant(
+        "two_threads_in_one_model",
+        "vista_train/evaluation/server.py",
+        "        with self.turn:\n            (said,)",
+        "        if True:\n            (said,)",
+        KNOWN + "test_server.py::test_requests_that_come_together_are_answered_one_after_another",
+    ),
+    Mutant(
+        "requests_of_any_size",
+        "vista_train/evaluation/server.py",
+        "if len(told) > 18 or int(told) > self.server.max_body:",
+        "if len(told) > 18:",
+        KNOWN + "test_server.py::test_too_much_is_refused_whether_it_comes_or_not",
+    ),
+    Mutant(
+        "the_least_likely_choice_is_taken",
+        "scripts/lmms_eval_plugin/vista_train_lmms.py",
+        "GenerationResult((-likely, exact))",
+        "GenerationResult((likely, exact))",
+        KNOWN + "test_lmms_eval.py::test_choices_are_weighed_together_and_the_least_loss_is_the_likeliest",
+    ),
+    Mutant(
+        "what_cannot_be_shown_is_answered_in_silence",
+        "scripts/lmms_eval_plugin/vista_train_lmms.py",
+        'if failure and self.on_failure == "stop":',
+        "if False:",
+        KNOWN + "test_lmms_eval.py::test_what_cannot_be_shown_ends_the_evaluation_or_is_no_answer",
     ),
 )

@@ -134,8 +134,8 @@ MUTANTS = (
     Mutant(
         "mask_beside_positions",
         "vista_train/models/hub_family.py",
-        "            attention_mask=None,\n",
-        "            attention_mask=torch.ones_like(full.input_ids_1L),\n",
+        "input_ids=full.input_ids_1L,\n                attention_mask=None,\n",
+        "input_ids=full.input_ids_1L,\n                attention_mask=torch.ones_like(full.input_ids_1L),\n",
         "tests/models/test_families.py::test_packed_is_separate",
     ),
     Mutant(

@@ -8,6 +8,7 @@ HANG = "tests/training/test_no_hang.py::test_no_step_hangs_and_each_is_that_of_o
 TOGETHER = "tests/data/test_planning_together.py::"
 
 FUSED = "tests/training/test_fused_loss.py::"
+WATCH = "tests/training/test_watch.py::"
 METERS = "tests/training/test_meters.py::"
 
 MUTANTS = (
@@ -142,13 +143,13 @@ MUTANTS = (
     Mutant(
         "schedule_restarts_on_resume",
         "vista_train/training/loop.py",
-        "        self.step_number = state.step\n        self.tolerance",
-        "        self.step_number = state.step\n        self.num_steps -= state.step\n        self.tolerance",
+        "        self.step_number = self.saved_step = state.step\n",
+        "        self.step_number = self.saved_step = state.step\n        self.num_steps -= state.step\n",
         "tests/training/test_checkpoint.py::test_resumed_equals_uninterrupted_bit_by_bit",
     ),
     Mutant(
         "losses_after_the_checkpoint_forgotten",
-        "vista_train/training/loop.py",
+        "vista_train/training/tolerance.py",
         "    return ledger.known(",
         "    return [] and ledger.known(",
         "tests/training/test_checkpoint.py::test_what_was_lost_after_the_checkpoint_is_lost_again",
@@ -268,8 +269,8 @@ MUTANTS = (
     Mutant(
         "evaluation_does_not_agree_on_calls",
         "vista_train/training/loop.py",
-        "total += float(self.engine.module(row.to(self.accelerator.device), *calls))",
-        "total += float(self.engine.module(row.to(self.accelerator.device), calls[0]))",
+        "float(self.engine.module(row.to(device), *calls)) for",
+        "float(self.engine.module(row.to(device), calls[0])) for",
         HANG,
     ),
     Mutant(
@@ -337,5 +338,54 @@ MUTANTS = (
         "        factor = self.engine.averaging_factor / (agreed.weight or 1.0)\n",
         "        factor = self.engine.averaging_factor / max(1, agreed.labels)\n",
         "tests/training/test_weighting.py::test_a_longer_answer_pulls_no_harder",
+    ),
+    Mutant(
+        "the_best_is_pruned",
+        "vista_train/training/watch.py",
+        "trainer.saver.best = best.step if best else None",
+        "trainer.saver.best = None",
+        WATCH + "test_the_best_checkpoint_is_kept",
+    ),
+    Mutant(
+        "the_best_is_not_saved",
+        "vista_train/training/watch.py",
+        "if best and best.step == step > trainer.saved_step:",
+        "if best and best.step > step > trainer.saved_step:",
+        WATCH + "test_the_best_checkpoint_is_kept",
+    ),
+    Mutant(
+        "an_untrained_model_is_best",
+        "vista_train/training/evaluations.py",
+        'if line["step"] and line["loss"]',
+        'if line["loss"]',
+        WATCH + "test_what_is_best_and_when_it_is_over",
+    ),
+    Mutant(
+        "held_out_samples_by_turns",
+        "vista_train/data/held_out.py",
+        "self.mix[position // self.samples_each]",
+        "self.mix[position % len(self.mix)]",
+        WATCH + "test_the_loss_of_each_augmentation_is_that_of_its_samples",
+    ),
+    Mutant(
+        "evaluated_twice_after_a_resume",
+        "vista_train/training/watch.py",
+        "if is_due and not known.knows(step) else None",
+        "if is_due else None",
+        WATCH + "test_a_run_that_goes_on_looks_at_each_step_once",
+    ),
+    Mutant(
+        "dropout_while_it_is_looked_at",
+        "vista_train/training/loop.py",
+        "        self.engine.module.eval()\n        try:\n            with torch.no_grad():",
+        "        try:\n            with torch.no_grad():",
+        WATCH + "test_looking_changes_nothing",
+    ),
+    Mutant(
+        "ranks_look_at_unlike_numbers_of_rows",
+        "vista_train/training/loop.py",
+        "*[NOTHING] * (max(self.ranks.gathered(len(looks))) - len(looks))]",
+        "*[NOTHING] * 0]",
+        HANG,
     ),
 )

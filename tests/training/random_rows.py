@@ -29,7 +29,9 @@ from tests.training.launching import REPO, command, environment, launch
 from vista_train.data.collate import PackedCollator
 from vista_train.models import load_family, offload
 from vista_train.models.hub_family import HubFamily
+from vista_train.models.likelihood import Look
 from vista_train.training.loop import Trainer, shut_down
+from vista_train.training.loss import IGNORED
 from vista_train.training.optimizer import OptimizerSettings
 from vista_train.training.report import Report, Wait
 from vista_train.training.settings import LoopSettings, Recomputed
@@ -73,7 +75,7 @@ WAYS: dict[str, dict[str, Any]] = {
 }
 """How each family holds less at a time: its frames go through the tower one or two at a time."""
 EVALUATED = 7
-"""After every so many steps their rows are evaluated, too."""
+"""After every so many steps their rows are evaluated, too, and after the second of so many they are looked at."""
 DAY = 86_400.0
 pack = PackedCollator()
 
@@ -112,7 +114,7 @@ def sample(family: HubFamily, kind: str, long: bool, draws: random.Random) -> En
 def trajectory(
     kind: str, folder: Path, steps: int, each: Callable[[], object] = lambda: None
 ) -> list[tuple[float, float]]:
-    """(loss, gradient norm) of every step, with some (loss, 0) of evaluations between them; all parts train.
+    """(loss, gradient norm) of every step, with some (loss, 0) of evaluations and looks between them; all parts train.
 
     `each` is called before every step. Fewer steps are the beginning of more.
     """
@@ -136,7 +138,22 @@ def trajectory(
         out.append((result["loss"], result["grad_norm"]))
         if step % EVALUATED == EVALUATED - 1:
             out.append((trainer.evaluate(rows), 0.0))
+        if step % EVALUATED == 1:
+            out.append((read(trainer, family, step, ranks), 0.0))
     return out
+
+
+def read(trainer: Trainer, family: HubFamily, step: int, ranks: Iterable[int]) -> float:
+    """The mean of what labels are by the looks of all ranks, of which odd ones leave out their last row."""
+    brought = [(rank, rows_of(family, step, [rank])) for rank in ranks]
+    own = [row for rank, rows in brought for row in rows[: len(rows) - rank % 2]]
+    looks = []
+    for row in own:
+        places_N = (row.labels_1L[0] != IGNORED).nonzero()[:, 0] - 1
+        looks.append(Look(row, places_N, row.labels_1L[0, places_N + 1]))
+    logs = [float(found.logs_N.sum()) for found in trainer.read(looks)]
+    sums = trainer.ranks.gathered((sum(logs), sum(row.num_labels for row in own)))
+    return -sum(total for total, _ in sums) / max(1, sum(labels for _, labels in sums))
 
 
 def run_rank(path: str) -> None:
