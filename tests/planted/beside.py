@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from planted import Mutant
 
+SWEEP = "tests/sweep/"
 GENERATION = "tests/models/test_generation.py::"
 ASKED, KNOWN = "tests/synthesis/", "tests/evaluation/"
 MUTANTS = (
@@ -153,5 +154,47 @@ MUTANTS = (
         'if failure and self.on_failure == "stop":',
         "if False:",
         KNOWN + "test_lmms_eval.py::test_what_cannot_be_shown_ends_the_evaluation_or_is_no_answer",
+    ),
+    Mutant(
+        "rates_of_parts_stay",
+        "vista_train/sweep/runs.py",
+        "scaled = own_rate * (rate / before)",
+        "scaled = own_rate",
+        SWEEP + "test_runs.py::test_runs_differ_in_their_rate_alone",
+    ),
+    Mutant(
+        "a_stopped_run_counts_as_finished",
+        "vista_train/sweep/runs.py",
+        "    if (run.output / STOPPED).exists():\n",
+        "    if False:\n",
+        SWEEP + "test_runs.py::test_a_run_that_somebody_else_stopped_is_not_finished",
+    ),
+    Mutant(
+        "launchers_have_the_last_word",
+        "vista_train/sweep/runs.py",
+        "(causes or told or lines or",
+        "(lines or",
+        SWEEP + "test_runs.py::test_the_cause_is_told_among_all_that_launchers_say",
+    ),
+    Mutant(
+        "diverged_is_best",
+        "vista_train/sweep/curves.py",
+        "return self.failure is None and self.divergence is None and bool(self.losses)",
+        "return self.failure is None and bool(self.losses)",
+        SWEEP + "test_curves.py::test_where_nothing_is_stable_nothing_is_best",
+    ),
+    Mutant(
+        "a_tar_is_not_read_back",
+        "vista_train/synthesis/layouts.py",
+        "            _read_back(draft, digests)\n",
+        "",
+        ASKED + "test_tars.py::test_a_tar_that_does_not_read_back_gets_no_name",
+    ),
+    Mutant(
+        "tars_packed_without_what_they_held",
+        "vista_train/synthesis/layouts.py",
+        "            if strangers:\n",
+        "            if False:\n",
+        ASKED + "test_tars.py::test_machines_make_the_same_tars",
     ),
 )

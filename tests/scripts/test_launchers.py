@@ -54,6 +54,9 @@ if told:
         stopped = pathlib.Path(os.environ["STOPPED"])
         stopped.parent.mkdir(parents=True, exist_ok=True)
         stopped.touch()
+# As runs do: Python gives the signals up as it ends, and one that comes then would kill.
+for number in (signal.SIGUSR1, signal.SIGTERM):
+    signal.signal(number, signal.SIG_IGN)
 sys.exit(int(os.environ.get("RANK_CODE", "0")))
 """
 SRUN = """#!/usr/bin/env bash

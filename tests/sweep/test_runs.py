@@ -18,7 +18,7 @@ import pytest
 from tests.training.conftest import small_recipe_data
 from vista_train.cli import main
 from vista_train.config import load_recipe, parse_recipe
-from vista_train.sweep.runs import at_rate
+from vista_train.sweep.runs import at_rate, cause_in
 
 STUB = f"{sys.executable} {Path(__file__).with_name('stub_run.py')}"
 
@@ -116,6 +116,36 @@ def test_one_that_fails_is_told_and_stops_nobody(swept, tmp_path: Path, monkeypa
     assert (code, [run["failed"] for run in said["runs"]]) == (0, [None, None])
     starts = [lines_of(tmp_path / f"sweep/{name}/starts.txt") for name in ("lr-1e-05", "lr-0.0001")]
     assert starts == [["fails", "fails", ""], [""]]
+
+
+GONE = "another process of the run is gone or does not answer"
+SCORED = "vista_train: step 0: held-out loss 5.5"
+
+
+@pytest.mark.parametrize(
+    ("lines", "cause"),
+    [
+        ([SCORED, "vista_train: lr is -1; it must be 0"], "lr is -1; it must be 0"),
+        (["  0%|  | 0/4vista_train: rank 1: no folder", f"vista_train: {GONE}", "====="], "rank 1: no folder"),
+        (
+            [
+                SCORED,
+                "[rank1]: Traceback (most recent call last):",
+                "[rank1]: torch.OutOfMemoryError: CUDA out of memory.",
+                f"vista_train: rank 0: {GONE}",
+                "    raise ChildFailedError(",
+                "torch.distributed.elastic.multiprocessing.errors.ChildFailedError:",
+                "=======",
+            ],
+            "torch.OutOfMemoryError: CUDA out of memory.",
+        ),
+        ([f"vista_train: {GONE}", "====="], GONE),
+        (["Killed"], "Killed"),
+        ([], "nothing was told"),
+    ],
+)
+def test_the_cause_is_told_among_all_that_launchers_say(lines: list[str], cause: str) -> None:
+    assert cause_in("\n".join(lines)) == cause
 
 
 def test_a_run_that_somebody_else_stopped_is_not_finished(swept, monkeypatch: pytest.MonkeyPatch) -> None:

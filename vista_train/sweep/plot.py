@@ -94,7 +94,8 @@ def _ends(panel: Axes, judged: Judged) -> None:
                 xytext=(0, -14), textcoords="offset points", ha="center", fontsize=7, color=BAD,
             )  # fmt: skip
     rates = [curve.rate for curve in judged.curves]
-    panel.set_xlim(min(rates) / 1.6, max(rates) * 1.6)
+    beside = max(1.6, (max(rates) / min(rates)) ** 0.06)
+    panel.set_xlim(min(rates) / beside, max(rates) * beside)
     panel.set_xticks(rates, [f"{rate:g}" for rate in rates])
     panel.minorticks_off()
     panel.set_xlabel("learning rate (circle: the best)", fontsize=9)

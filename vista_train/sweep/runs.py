@@ -6,6 +6,7 @@ import fcntl
 import json
 import math
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -34,6 +35,11 @@ LOOK_SECONDS = 0.5
 """How often a run is looked after; asked to stop, it is asked again as often, since one that loads does not listen."""
 TOLD_EVERY_SECONDS = 30.0
 TAIL_BYTES = 1 << 16
+SAID = re.compile(r"vista_train: (.+)|^(?:\[rank\d+\]: *)?((?:\w+\.)*\w*(?:Error|Exception|Interrupt)\b.*)")
+NO_CAUSE = re.compile(
+    r"(rank \d+: )?(step \d+: |\d+ samples |another process of the run )|\S*(ChildFailed|CalledProcess)Error"
+)
+"""What is said of a run that goes on, of a rank that misses another, and by launchers."""
 MAX_DIFFERENCES = 3
 LAUNCHED = {"PET_SIGNALS_TO_HANDLE": "SIGINT,SIGHUP,SIGQUIT"}
 """A launcher that handled SIGTERM would kill its ranks after 30 s, in the middle of a save (see
@@ -280,14 +286,23 @@ def _step_of(output: Path) -> int:
 
 
 def _last_line(told: Path, before: int) -> str:
-    """The last sentence of ours that a run told this time, or else its last line: launchers have many more to say."""
     with told.open("rb") as stream:
         end = stream.seek(0, os.SEEK_END)
         stream.seek(max(before, end - TAIL_BYTES))
-        text = stream.read().decode(errors="replace")
+        return cause_in(stream.read().decode(errors="replace"))
+
+
+def cause_in(text: str) -> str:
+    """Of what a failed run told, the last sentence of ours or error of Python's that may be the cause.
+
+    A launcher has many more lines to say, and ranks that lost another name no cause; where nothing else is there, the
+    last line is all that is known.
+    """
     lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-    ours = [line.partition("vista_train: ")[2] for line in lines if line.startswith("vista_train: ")]
-    return phrase((ours or lines or ["nothing was told"])[-1])
+    # A progress bar may stand before a sentence of ours.
+    told = [found[1] or found[2] for line in lines if (found := SAID.search(line))]
+    causes = [one for one in told if not NO_CAUSE.match(one)]
+    return phrase((causes or told or lines or ["nothing was told"])[-1])
 
 
 def _listed(rates: Sequence[float]) -> str:
