@@ -87,7 +87,8 @@ def _about(trained: Trained) -> str:
     return (
         f"{what} a model of the family `{trained.recipe.family.name}`, trained by `vista_train` on long and "
         f"high-resolution videos that were composed of short captioned clips while it trained (the augmentations of "
-        f"VISTA, arXiv 2412.00927, and others). `recipe.yaml` beside this card holds every setting."
+        f"VISTA, arXiv 2412.00927, and others). `recipe.yaml` beside this card holds every "
+        f"setting that decided what it learnt."
     )
 
 
