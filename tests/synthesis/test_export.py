@@ -144,23 +144,29 @@ def test_later_positions_join_earlier_ones(exported: Path, recipe: Path, tmp_pat
     assert entries(tmp_path) == entries(exported)
 
 
-def test_a_killed_export_goes_on_to_the_same(exported: Path, recipe: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vista_train.cli", "export", str(recipe), "--out", str(tmp_path)]
-    command += ["--count", str(COUNT), *ROOMS]
-    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
-    journal = tmp_path / ".export.jsonl"
+def killed_amid(arguments: list[str], out: Path) -> Path:
+    """The journal of an export in a process of its own, killed once two samples stand there."""
+    command, quiet = [sys.executable, "-m", "vista_train.cli", *arguments], subprocess.DEVNULL
+    run = subprocess.Popen(command, stderr=quiet, stdout=quiet, start_new_session=True)
+    journal = out / ".export.jsonl"
     until = time.monotonic() + 60
     while time.monotonic() < until and not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
         assert run.poll() in (None, 0)
         time.sleep(0.02)
     os.killpg(run.pid, signal.SIGKILL)
     run.wait()
+    return journal
+
+
+def test_a_killed_export_goes_on_to_the_same(exported: Path, recipe: Path, tmp_path: Path) -> None:
+    arguments = ["export", str(recipe), "--out", str(tmp_path), "--count", str(COUNT), *ROOMS]
+    journal = killed_amid(arguments, tmp_path)
     # What a kill leaves: half a line, and a file without its record.
     with journal.open("ab") as stream:
         stream.write(b'{"position": 99')
     made = next(tmp_path.rglob("*.mp4"))
     made.unlink()
-    assert main(command[3:]) == 0
+    assert main(arguments) == 0
     assert entries(tmp_path) == entries(exported)
     names = {path.relative_to(tmp_path) for path in tmp_path.rglob("*.mp4") if not path.name.startswith(".")}
     assert names == {path.relative_to(exported) for path in exported.rglob("*.mp4")}

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shutil
-import signal
-import subprocess
-import sys
 import tarfile
-import time
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.synthesis.test_export import ROOMS, written
+from tests.synthesis.test_export import ROOMS, killed_amid, written
 from vista_train.cli import main
 from vista_train.config import load_recipe
 from vista_train.data.reading import Reading
@@ -210,16 +205,8 @@ def test_another_layout_does_not_go_on_in_the_same_folder(
 
 @pytest.mark.slow
 def test_a_killed_export_goes_on_to_the_same_tars(exported: Path, recipe: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "vista_train.cli", "export", str(recipe), "--out", str(tmp_path)]
-    command += ["--count", str(COUNT), *TARS]
-    run = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True)
-    journal = tmp_path / ".export.jsonl"
-    until = time.monotonic() + 60
-    while time.monotonic() < until and not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
-        assert run.poll() in (None, 0)
-        time.sleep(0.02)
-    os.killpg(run.pid, signal.SIGKILL)
-    run.wait()
-    assert main(command[3:]) == 0
+    arguments = ["export", str(recipe), "--out", str(tmp_path), "--count", str(COUNT), *TARS]
+    killed_amid(arguments, tmp_path)
+    assert main(arguments) == 0
     assert told(tmp_path) == told(exported)
     assert not (tmp_path / ".made").exists()
