@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from vista_train.augment import (
     CannotComposeError,
+    EventRelationship,
     LongVideoCaption,
     Plain,
     Role,
@@ -356,6 +357,17 @@ def test_a_dataset_that_cannot_work_is_refused_at_once(options, said, tools):
     with pytest.raises(ValueError) as error:  # noqa: PT011
         VistaDataset({"a": tools.clip_list("a", 4)}, mix, tools.BareCodec(), ".", **options)
     assert str(error.value).startswith(said)
+
+
+def test_what_cannot_be_made_is_told_with_what_could_be_done(tools):
+    """Clips of sources of their own follow no others: the way out is named, and the augmentations that can be made."""
+    clips = [replace(clip, source=clip.path) for clip in tools.clip_list("s", 5).clips]
+    mix = [Ingredient(Plain()), Ingredient(EventRelationship()), Ingredient(LongVideoCaption())]
+    with pytest.raises(ValueError, match="event_relationship needs 2 clips as 'clip', not 1") as error:
+        VistaDataset({"lone": tools.ClipList(clips)}, mix, tools.BareCodec(), ".")
+    said = str(error.value)
+    assert "rows have the same `source`, and a `source_start` each; same_source: false joins any" in said
+    assert said.endswith("or draw from the others alone, augment: {plain: {}}")
 
 
 def test_clips_too_short_for_a_needle_are_refused_in_one_sentence(tools):

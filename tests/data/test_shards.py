@@ -162,3 +162,26 @@ def test_only_whole_tars_below_the_root(tmp_path: Path) -> None:
         read(root, root)
     with pytest.raises(ValueError, match="tars are given, but format is 'webdataset'"):
         Reading("webdataset", tars="*.tar")
+
+
+def test_names_that_come_twice_are_refused(tmp_path: Path) -> None:
+    """As in a tar that others were put behind: which words belong to which video cannot be told."""
+    two = [("0.txt", b"one"), ("0.mp4", b"1" * 600), ("0.mp4", b"2" * 600), ("1.mp4", b"3" * 600), ("1.txt", b"three")]
+    for number, files in enumerate((two, [*two[3:], *two[:2], *two[3:]], [("0.MP4", b"1" * 600), *two[:2], *two[3:]])):
+        tar = tmp_path / str(number) / "0.tar"
+        tar.parent.mkdir()
+        with tarfile.open(tar, "w") as opened:
+            for name, content in files:
+                member = tarfile.TarInfo(name)
+                member.size = len(content)
+                opened.addfile(member, io.BytesIO(content))
+        rows, refused = read(tar, tar.parent)
+        assert len(rows) == (1 if number != 1 else 2)
+        assert rows[0]["caption"] == "three"
+        assert ["twice; what belongs together cannot be told" in reason for reason in refused] == [True]
+
+
+def test_files_that_a_mac_puts_between_are_passed_over(tmp_path: Path) -> None:
+    tar = packed(tmp_path / "0.tar", {"._0.mp4": b"x", "0.mp4": b"1" * 600, "._0.txt": b"x", "0.txt": "zero"})
+    rows, refused = read(tar, tmp_path)
+    assert ([row["caption"] for row in rows], refused) == (["zero"], [])

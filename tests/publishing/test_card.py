@@ -18,7 +18,7 @@ from vista_train.publishing.shared import public_name, shared_configs, shared_re
 
 CACHED = "/home/alice/.cache/huggingface/hub/models--Qwen--Qwen3-VL-8B-Instruct/snapshots/0a1b2c"
 PRIVATE = ("/home", "alice", "secret", "hf_abcdefgh", "workstation")
-COLUMNS = {"video": "/home/alice/{videoID}.mp4"}
+COLUMNS = {"video": "home/alice/{videoID}.mp4"}
 DATA: dict[str, Any] = {
     "output": "/home/alice/runs/secret-project",
     "evaluate": {"manifests": [{"path": "/home/alice/held.jsonl"}], "prompts": [{"text": "secret?", "video": "a.mp4"}]},

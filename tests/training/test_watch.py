@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -166,9 +167,26 @@ def test_what_is_best_and_when_it_is_over() -> None:
     assert not found.is_over
     assert found.knows(15)
     assert not found.knows(12)
-    found.add({"step": 20, "loss": float("nan")})
+    # Without a loss there is nothing to compare; nan is no better, and never the best, though it be the first.
+    found.add({"step": 18, "loss": None})
+    assert not found.is_over
+    found.add({"step": 20, "loss": math.nan})
     assert found.best == Best(10, 2.0)
     assert found.is_over
+    first = Evaluations("key", 2, [{"key": "key", "step": 1, "loss": math.nan}])
+    assert (first.best, first.is_over) == (None, False)
+
+
+def test_another_prompt_does_not_forget_the_best() -> None:
+    """The held-out samples are the same: a step is looked at again, and its line takes the place of the old one."""
+    before = Evaluations("key", patience=2, also="one prompt")
+    for step, loss in ((5, 1.0), (10, 2.0)):
+        before.add({"step": step, "loss": loss})
+    now = Evaluations("key", 2, before.lines, also="two prompts")
+    assert (now.best, now.knows(10)) == (Best(5, 1.0), False)
+    now.add({"step": 10, "loss": 2.0})
+    assert [line["step"] for line in now.lines] == [5, 10]
+    assert (now.knows(10), now.is_over) == (True, False)
 
 
 def test_needles_and_prompts_are_what_the_commands_find(watched: Callable[..., Recipe], tmp_path: Path) -> None:
@@ -223,6 +241,35 @@ def test_a_lost_sample_is_told(watched: Callable[..., Recipe], world: Path, tmp_
         assert len(line["losses"]) == 5
 
 
+def test_an_evaluation_that_loses_all_of_a_kind_has_no_loss(
+    watched: Callable[..., Recipe], world: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its mean would be over other augmentations than before: it is not the lowest, and ends no run."""
+    broken = tmp_path / "broken"
+    shutil.copytree(world, broken)
+    recipe = watched(train={"steps": 8}, patience=2, samples=2)
+    recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"root": str(broken)})})
+    looked = Watch.line
+
+    def line(self: Watch, trainer: Any, signals: Any) -> Any:
+        files = {broken / clip.path for clip in self.held_out.sources["clips"]} if trainer.step_number == 2 else ()
+        for file in files:
+            file.rename(file.with_suffix(".away"))
+        found = looked(self, trainer, signals)
+        for file in files:
+            file.with_suffix(".away").rename(file)
+        return found
+
+    monkeypatch.setattr(Watch, "line", line)
+    trainer = train(recipe)
+    lines = {line["step"]: line for line in lines_of(recipe)}
+    assert set(lines[2]["losses"].values()) == {None}
+    assert lines[2]["loss"] is None
+    assert len(lines[2]["lost"]) >= 2 * len(lines[2]["losses"])
+    assert (trainer.step_number, list(lines)) == (8, [0, 2, 4, 6, 8])
+    assert trainer.saver.best != 2
+
+
 @pytest.mark.parametrize(
     ("evaluate", "told"),
     [
@@ -265,8 +312,9 @@ def test_a_signal_does_not_wait_for_an_evaluation(watched: Callable[..., Recipe]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Watch, "line", line)
         trainer = train(recipe, signals)
-    assert (trainer.step_number, trainer.stopped_by) == (3, "SIGTERM")
+    assert (trainer.step_number, trainer.stopped_by) == (2, "SIGTERM")
     assert [entry["step"] for entry in lines_of(recipe)] == [0]
     train(recipe)
-    assert [entry["step"] for entry in lines_of(recipe)] == [0, 4]
+    # As an uninterrupted run has it: the step that was given up is looked at, and may be the best.
+    assert [entry["step"] for entry in lines_of(recipe)] == [0, 2, 4]
     assert asked == [0, 2]

@@ -20,8 +20,19 @@ Params: TypeAlias = Mapping[str, Any]
 """What `draw` chose: numbers only, never words or pixels."""
 
 
+ONE_FILM = (
+    "clips follow one another where their rows have the same `source`, and a `source_start` each; same_source: false "
+    "joins any"
+)
+
+
 class CannotComposeError(ValueError):
-    """These clips cannot be made into this kind of sample; other clips may."""
+    """These clips cannot be made into this kind of sample; other clips may. `way_out` says what could be changed where
+    none can."""
+
+    def __init__(self, reason: str, way_out: str = "") -> None:
+        super().__init__(reason)
+        self.way_out = way_out
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,8 @@ class Role:
 
 
 class Augment:
-    """A frozen dataclass that composes a Sample. Defining a subclass registers it under its snake_case name."""
+    """A frozen dataclass that composes a Sample. Defining a subclass registers it under its snake_case name, for
+    recipes to know; `class Mine(Augment, in_recipes=False)` is for code alone."""
 
     name: ClassVar[str]
     by_default: ClassVar[bool] = True
@@ -52,10 +64,11 @@ class Augment:
     roles: tuple[Role, ...] = ()
     """The first role is the anchor: over an epoch, every clip that can plays it once."""
 
-    def __init_subclass__(cls, **kwargs: Any) -> None:
+    def __init_subclass__(cls, in_recipes: bool = True, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
-        REGISTRY[cls.name] = cls
+        if in_recipes:
+            REGISTRY[cls.name] = cls
 
     def __post_init__(self) -> None:
         check_settings(self)
@@ -73,7 +86,8 @@ class Augment:
         for role in self.roles:
             if role.relation != "caption_only" and len(clips.get(role.name, ())) < role.min_count:
                 raise CannotComposeError(
-                    f"{self.name} needs {role.min_count} clips as {role.name!r}, not {len(clips.get(role.name, ()))}"
+                    f"{self.name} needs {role.min_count} clips as {role.name!r}, not {len(clips.get(role.name, ()))}",
+                    ONE_FILM if role.relation == "same_source_consecutive" else "",
                 )
             # Clips whose words alone are used may be drawn only when they are looked at.
             for clip in () if role.stills or role.relation == "caption_only" else clips.get(role.name, ()):
@@ -119,5 +133,6 @@ def check_seen(sample: Sample, view: View, times: Sequence[Any]) -> None:
             raise CannotComposeError(
                 f"{sample.kind}: what is asked about, {start:.2f}-{end:.2f} s of "
                 f"{float(video.duration):.2f} s at {area.width}x{area.height} px, is not on "
-                f"{view.min_visible} of {len(times)} frames at {view.min_pixels} px or more"
+                f"{view.min_visible} of {len(times)} frames at {view.min_pixels} px or more",
+                "choose a larger view, more frames, or a lower view.min_pixels",
             )

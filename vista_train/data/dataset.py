@@ -359,9 +359,18 @@ class VistaDataset(Dataset):
         """Every augmentation of the mix can be made at least once, or `ValueError` names it, its roles and why."""
         if not self.mix:
             raise ValueError("augment: no augmentation has a weight above 0")
+        refused: dict[str, str] = {}
         for ingredient in self.mix:
             self._check_sources(ingredient)
-            self._check_can_compose(ingredient)
+            why = self._refusal(ingredient)
+            if why:
+                refused[ingredient.augment.name] = why
+        if refused:
+            able = [item.augment.name for item in self.mix if item.augment.name not in refused]
+            rest = (
+                f"; or draw from the others alone, augment: {{{', '.join(f'{n}: {{}}' for n in able)}}}" if able else ""
+            )
+            raise ValueError(f"{next(iter(refused.values()))}{rest}")
         takers = [(item, role) for item in self.mix for role in item.augment.roles if role.stills]
         shown = {name for item, role in takers for name in self._names(item, role)}
         for name in self.sources:
@@ -389,20 +398,21 @@ class VistaDataset(Dataset):
                 f"of {ingredient.augment.name} is drawn by it"
             )
 
-    def _check_can_compose(self, ingredient: Ingredient) -> None:
-        reason = ""
+    def _refusal(self, ingredient: Ingredient) -> str:
+        """Why no sample of an augmentation can be made, and what could be done; "" where one can."""
+        reason, way_out = "", ""
         for index in range(min(self.epoch_samples, 64)):
             for number in (0, 1, TRIES_PER_ANCHOR, TRIES_PER_ANCHOR + 1):
                 anchor = self._anchor(ingredient, 0, index, 0, number - number % TRIES_PER_ANCHOR)
                 try:
                     self._try(ingredient, anchor, 0, index, 0, number)
                 except CannotComposeError as error:
-                    reason = str(error)
+                    reason, way_out = str(error), f"; {error.way_out}" if error.way_out else ""
                 else:
-                    return
+                    return ""
         filled = {role.name: list(ingredient.names(role, tuple(self.sources))) for role in ingredient.augment.roles}
         roles = ", ".join(f"{role} from {'+'.join(names)}" for role, names in filled.items())
-        raise ValueError(f"augment.{ingredient.augment.name}: no sample can be made ({roles}): {reason}")
+        return f"augment.{ingredient.augment.name}: no sample can be made ({roles}): {reason}{way_out}"
 
 
 def _weighted(rng: np.random.Generator, weights: Sequence[float]) -> int:

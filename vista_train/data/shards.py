@@ -54,12 +54,17 @@ def records(root: Path, files: Iterable[Path]) -> Iterator[Record]:
     picture, lies."""
     above = root.resolve()
     for tar in tqdm(list(files), desc="reading tars", unit="tar", delay=2, disable=None):
-        below = tar.resolve().relative_to(above).as_posix()
+        below, known = tar.resolve().relative_to(above).as_posix(), set[str]()
         with tar.open("rb") as stream:
-            for name, parts in _samples(tar):
+            for name, files_of_it in _samples(tar):
                 where = f"{tar}:{name}"
                 try:
-                    yield where, _record(parts, stream) | {SOURCE: f"{below}/{name}", VIDEO: _seen(parts, below)}
+                    parts = {named(part.name)[1]: part for part in files_of_it}
+                    record = _record(parts, stream) | {SOURCE: f"{below}/{name}", VIDEO: _seen(parts, below)}
+                    if len(parts) < len(files_of_it) or name in known:
+                        raise ValueError("the tar has it, or a file of it, twice; what belongs together cannot be told")
+                    known.add(name)
+                    yield where, record
                 except (ValueError, RecursionError) as error:
                     yield where, ValueError(phrase(str(error)))
 
@@ -71,13 +76,13 @@ def named(name: str) -> tuple[str, str]:
     return (path.parent / stem).as_posix().lstrip("/") if stem else "", ending.lower()
 
 
-def _samples(tar: Path) -> Iterator[tuple[str, dict[str, Part]]]:
-    """The files that follow one another and share a name, by their endings."""
+def _samples(tar: Path) -> Iterator[tuple[str, list[Part]]]:
+    """The files that follow one another and share a name."""
     members = (Part(*member) for member in members_of(tar))
-    for name, group in itertools.groupby(members, lambda part: named(part.name)[0]):
-        # A name that begins with its dot is that of what some systems put beside a file of their own accord.
-        if name:
-            yield name, {named(part.name)[1]: part for part in group}
+    # A name that begins with its dot is that of what some systems put beside, and between, files of their own accord.
+    own = (part for part in members if named(part.name)[0])
+    for name, group in itertools.groupby(own, lambda part: named(part.name)[0]):
+        yield name, list(group)
 
 
 def _record(parts: Mapping[str, Part], stream: BinaryIO) -> dict[str, Any]:

@@ -48,6 +48,13 @@ def shared_recipe(recipe: Recipe, base: str | None = None) -> Recipe:
         manifest["name"] = manifest["name"] or PurePosixPath(manifest["path"]).stem
         if not manifest["path"].startswith(HUB):
             manifest["path"] = file_name(manifest["path"])
+        if manifest.get("tars"):
+            manifest["tars"] = file_name(manifest["tars"])
+        columns = manifest.get("columns", {})
+        if "{" in columns.get("video", ""):
+            # Folders before the first placeholder are this machine's.
+            before, brace, rest = columns["video"].partition("{")
+            columns["video"] = before.rpartition("/")[2] + brace + rest
     return parse_recipe(_without_places(data))
 
 

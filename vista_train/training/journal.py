@@ -96,7 +96,7 @@ def _shown(line: Mapping[str, Any], output: Path) -> dict[str, Any]:
     """An evaluation as Weights & Biases plots it: numbers by name, and pictures."""
     import wandb
 
-    shown = {f"held_out/{name}": loss for name, loss in line.get("losses", {}).items()}
+    shown = {f"held_out/{name}": loss for name, loss in line.get("losses", {}).items() if loss is not None}
     if line["loss"] is not None:
         shown["held_out/loss"] = line["loss"]
     shown |= line.get("figures", {})

@@ -139,8 +139,8 @@ class Trainer:
         """
         return self._stepped(rows, self._agreed(rows))
 
-    def evaluate(self, rows: Sequence[Row]) -> float:
-        """Mean cross entropy over the label positions of this rank's rows and every other rank's; nothing changes.
+    def evaluate(self, rows: Sequence[Row]) -> float | None:
+        """Mean cross entropy over the label positions of all ranks' rows, None where they have none; nothing changes.
 
         Every rank must bring the same number of rows.
         """
@@ -149,7 +149,8 @@ class Trainer:
             total = sum(
                 float(self.engine.module(row.to(device), *calls)) for row, calls in zip(rows, agreed.calls, strict=True)
             )
-        return sum(self.ranks.gathered(total)) / max(1, agreed.labels)
+        total = sum(self.ranks.gathered(total))
+        return total / agreed.labels if agreed.labels else None
 
     def read(self, looks: Sequence[Look]) -> list[Found]:
         """What the model says at this rank's looks, of which each rank may bring another number; nothing changes.
@@ -223,8 +224,8 @@ class Trainer:
     def _run(
         self, loader: Loader, journal: Journal | None, signals: StopSignal | None, profiler: StepProfiler | None
     ) -> str | None:
-        watch = Stopwatch()
-        ends = (self.watch or Watch()).begin(self, journal, signals)
+        watch, looking = Stopwatch(), self.watch or Watch()
+        ends = looking.begin(self, journal, signals)
         while not ends() and self.step_number < self.num_steps:
             watch.lap()
             if profiler is not None:
@@ -264,7 +265,9 @@ class Trainer:
                 file=sys.stderr,
                 flush=True,
             )
-        return None
+        if looking.stopped and self.is_main:
+            stopped.note(self.output, self.step_number, *looking.stopped)
+        return looking.stopped[1] if looking.stopped else None
 
     def save(self) -> Path:
         """Write a checkpoint of the current step, or start to; every rank calls this."""

@@ -67,20 +67,27 @@ class Watch:
         self, settings: WatchSettings | None = None, held_out: HeldOut | None = None, looks: Sequence[Look] = ()
     ) -> None:
         self.settings, self.held_out, self.looks = settings or WatchSettings(), held_out, tuple(looks)
+        self.stopped: tuple[int, str] | None = None
+        """The rank and the signal that an evaluation was given up for: it is made when the run goes on."""
 
     @property
     def key(self) -> str:
-        """Names what the held-out loss is taken of, and what else is looked at; nothing where nothing is."""
-        return "/".join([*([self.held_out.digest()] if self.held_out else []), *(look.identity for look in self.looks)])
+        """Names what the held-out loss is taken of; nothing where nothing is. Losses of one key are compared."""
+        return self.held_out.digest() if self.held_out else ""
+
+    @property
+    def also(self) -> str:
+        """Names what else is looked at; nothing where nothing is."""
+        return "/".join(look.identity for look in self.looks)
 
     def begin(self, trainer: Trainer, journal: Journal | None, signals: StopSignal | None) -> Callable[[], bool]:
         """What to call before each step, and after the last: it looks at the model where that is due, has the best
         one kept, and says whether the run ends here, as the loss no longer falls."""
-        if not self.key:
+        if not (self.key or self.also):
             return lambda: False
         # As the first rank has it; others may not see the newest lines of a network's file system.
         lines = read_lines(trainer.output, trainer.step_number) if trainer.is_main else []
-        known = Evaluations(self.key, self.settings.patience, trainer.ranks.gathered(lines)[0])
+        known = Evaluations(self.key, self.settings.patience, trainer.ranks.gathered(lines)[0], self.also)
         if trainer.is_main:
             write_lines(trainer.output, known.lines)
         return lambda: self._ends(trainer, known, journal, signals)
@@ -88,7 +95,13 @@ class Watch:
     def _ends(self, trainer: Trainer, known: Evaluations, journal: Journal | None, signals: StopSignal | None) -> bool:
         step = trainer.step_number
         is_due = step % self.settings.every == 0 or step == trainer.num_steps
-        line = self.line(trainer, signals) if is_due and not known.knows(step) else None
+        is_due = is_due and not known.knows(step)
+        line = self.line(trainer, signals) if is_due else None
+        if is_due and line is None and step:
+            # At this very step, so that it is looked at when the run goes on, as it would have been by now.
+            names = trainer.ranks.gathered(signals.name if signals else None)
+            self.stopped = next((rank, name) for rank, name in enumerate(names) if name)
+            return True
         if line is not None:
             known.add(line)
             if journal is not None:
@@ -105,7 +118,7 @@ class Watch:
     def line(self, trainer: Trainer, signals: StopSignal | None) -> dict[str, Any] | None:
         """What is found of the model at its step; None where a signal to stop came on any rank, which cannot wait."""
         since = time.perf_counter()
-        losses, failures = dict[str, float](), list[Failure]()
+        losses, failures = dict[str, float | None](), list[Failure]()
         line: dict[str, Any] = {"step": trainer.step_number, "loss": None}
         for name, loss, lost in self._losses(trainer):
             losses[name] = loss
@@ -113,7 +126,10 @@ class Watch:
             if _told_to_stop(trainer.ranks, signals):
                 return None
         if losses:
-            line |= {"loss": sum(losses.values()) / len(losses), "losses": losses}
+            known = [loss for loss in losses.values() if loss is not None]
+            # A mean over fewer augmentations could not be compared with the others.
+            whole = sum(known) / len(known) if len(known) == len(losses) else None
+            line |= {"loss": whole, "losses": losses}
         for look in self.looks:
             found = look.look(trainer.read, trainer.ranks, trainer.output, trainer.step_number)
             line |= {name: {**line.get(name, {}), **found.pop(name, {})} for name in ("figures", "pictures")} | found
@@ -122,8 +138,9 @@ class Watch:
         lost_told = [{"position": one.position, "key": one.key, "reason": one.reason} for one in failures]
         return line | {"lost": lost_told, "seconds": time.perf_counter() - since}
 
-    def _losses(self, trainer: Trainer) -> Iterator[tuple[str, float, list[Failure]]]:
-        """(augmentation, mean cross entropy over its labels, what was lost), one augmentation after another."""
+    def _losses(self, trainer: Trainer) -> Iterator[tuple[str, float | None, list[Failure]]]:
+        """(augmentation, mean cross entropy over its labels, what was lost), one augmentation after another; no loss
+        where all of its samples were lost."""
         if self.held_out is None:
             return
         ranks, loop = trainer.ranks, trainer.loop
@@ -154,6 +171,9 @@ def tell(line: dict[str, Any], evaluations: Evaluations) -> str:
         is_best = best is not None and best.step == line["step"]
         each = ", ".join(f"{name} {loss:.3f}" for name, loss in line["losses"].items())
         told.append(f"held-out loss {line['loss']:.4f}{' (the lowest so far)' if is_best else ''} ({each})")
+    elif line.get("losses"):
+        lost = ", ".join(name for name, loss in line["losses"].items() if loss is None)
+        told.append(f"no held-out loss: every sample was lost of {lost}")
     told += [f"{name} {value:.3g}" for name, value in line.get("figures", {}).items()]
     if line["lost"]:
         first = line["lost"][0]

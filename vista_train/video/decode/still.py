@@ -127,8 +127,9 @@ def _orientation(picture: ImageFile.ImageFile) -> int:
 
 def _upright(picture: ImageFile.ImageFile) -> Image.Image:
     """The decoded picture as RGB, without alpha (`convert("RGB")` drops it, and so do image processors), upright."""
-    picture.load()
+    # Asked as the header was: what stands behind the pixels is only known once they are loaded.
     turn = UPRIGHT.get(_orientation(picture))
+    picture.load()
     # Which colour of a palette is transparent does not matter; Pillow warns where it does.
     picture.info.pop("transparency", None)
     if picture.mode.startswith("I"):
