@@ -127,11 +127,10 @@ def blind(sample: Sample) -> Sample:
         other = next(cell for cell in video.cells if cell != clip)
         return replace(sample, video=replace(video, cells=tuple(other if c == clip else c for c in video.cells)))
     assert isinstance(video, Concat)
-    begins = {evidence.span.start for evidence in sample.evidence}
-    spans = video.spans()
+    begins, spans, asked = {evidence.span.start for evidence in sample.evidence}, video.spans(), asked_about(sample)
     rest = [part for part, span in zip(video.parts, spans, strict=True) if span.start not in begins]
-    # Where all parts are asked about, none is left: the last one takes the place of them all.
-    stand_in = rest[0] if rest else video.parts[-1]
+    # Where all parts belong to the evidence, another than the one that is asked about takes the place of them all.
+    stand_in = rest[0] if rest else next(part for part in video.parts if asked not in part.clips())
     parts = tuple(
         part if span.start not in begins else _lasting(stand_in, part.duration)
         for part, span in zip(video.parts, spans, strict=True)

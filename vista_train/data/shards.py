@@ -61,8 +61,7 @@ def records(root: Path, files: Iterable[Path]) -> Iterator[Record]:
                 try:
                     parts = {named(part.name)[1]: part for part in files_of_it}
                     record = _record(parts, stream) | {SOURCE: f"{below}/{name}", VIDEO: _seen(parts, below)}
-                    if len(parts) < len(files_of_it) or name in known:
-                        raise ValueError("the tar has it, or a file of it, twice; what belongs together cannot be told")
+                    _check_once(name in known or len(parts) < len(files_of_it))
                     known.add(name)
                     yield where, record
                 except (ValueError, RecursionError) as error:
@@ -83,6 +82,11 @@ def _samples(tar: Path) -> Iterator[tuple[str, list[Part]]]:
     own = (part for part in members if named(part.name)[0])
     for name, group in itertools.groupby(own, lambda part: named(part.name)[0]):
         yield name, list(group)
+
+
+def _check_once(is_twice: bool) -> None:
+    if is_twice:
+        raise ValueError("the tar has it, or a file of it, twice; what belongs together cannot be told")
 
 
 def _record(parts: Mapping[str, Part], stream: BinaryIO) -> dict[str, Any]:
