@@ -185,6 +185,13 @@ MUTANTS = (
         "tests/preview/test_dealing.py::test_a_step_is_dealt_as_training_deals_it",
     ),
     Mutant(
+        "the_last_of_a_name_in_a_tar_wins",
+        "vista_train/data/shards.py",
+        "_check_once(name in known or len(parts) < len(files_of_it))",
+        "_check_once(False)",
+        "tests/data/test_shards.py::test_names_that_come_twice_are_refused",
+    ),
+    Mutant(
         "one_name_in_two_tars_is_one_recording",
         "vista_train/data/shards.py",
         'SOURCE: f"{below}/{name}"',

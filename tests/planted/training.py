@@ -356,9 +356,30 @@ MUTANTS = (
     Mutant(
         "an_untrained_model_is_best",
         "vista_train/training/evaluations.py",
-        'if line["step"] and line["loss"]',
-        'if line["loss"]',
+        'if line["step"] and _is_loss',
+        "if _is_loss",
         WATCH + "test_what_is_best_and_when_it_is_over",
+    ),
+    Mutant(
+        "a_loss_of_nothing_is_0",
+        "vista_train/training/loop.py",
+        "return total / agreed.labels if agreed.labels else None",
+        "return total / max(1, agreed.labels)",
+        WATCH + "test_an_evaluation_that_loses_all_of_a_kind_has_no_loss",
+    ),
+    Mutant(
+        "nan_is_best",
+        "vista_train/training/evaluations.py",
+        "return loss is not None and math.isfinite(loss)",
+        "return loss is not None",
+        WATCH + "test_what_is_best_and_when_it_is_over",
+    ),
+    Mutant(
+        "an_evaluation_given_up_is_never_made",
+        "vista_train/training/watch.py",
+        "if is_due and line is None and step:",
+        "if is_due and line is None and not step:",
+        WATCH + "test_a_signal_does_not_wait_for_an_evaluation",
     ),
     Mutant(
         "held_out_samples_by_turns",
@@ -370,8 +391,8 @@ MUTANTS = (
     Mutant(
         "evaluated_twice_after_a_resume",
         "vista_train/training/watch.py",
-        "if is_due and not known.knows(step) else None",
-        "if is_due else None",
+        "is_due = is_due and not known.knows(step)",
+        "is_due = bool(is_due)",
         WATCH + "test_a_run_that_goes_on_looks_at_each_step_once",
     ),
     Mutant(

@@ -182,11 +182,13 @@ def test_what_the_hub_calls_a_folder(path: str | None, name: str | None) -> None
 def test_configurations_name_no_folders(tmp_path: Path) -> None:
     (tmp_path / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": "/home/alice/Qwen", "r": 8}))
     (tmp_path / "config.json").write_text(json.dumps({"text_config": {"_name_or_path": CACHED}, "layers": [1, 2]}))
-    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"name_or_path": ""}))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"name_or_path": "", "added": ["/", "/home"]}))
+    (tmp_path / "generation.json").write_text(json.dumps({"mm_vision_tower": ["/home/alice/clip", "openai/clip"]}))
     found = {name: json.loads(text) for name, text in shared_configs(tmp_path).items()}
     assert found == {
         "adapter_config.json": {"base_model_name_or_path": "Qwen", "r": 8},
         "config.json": {"text_config": {"_name_or_path": "Qwen/Qwen3-VL-8B-Instruct"}, "layers": [1, 2]},
+        "generation.json": {"mm_vision_tower": ["clip", "openai/clip"]},
     }
     named = json.loads(shared_configs(tmp_path, "Qwen/Qwen3")["adapter_config.json"])
     assert named["base_model_name_or_path"] == "Qwen/Qwen3"

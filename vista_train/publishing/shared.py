@@ -19,6 +19,9 @@ CACHED = re.compile(r"models--(?P<owner>[^/]+?)--(?P<name>[^/]+)/snapshots/[^/]+
 OF_PATHS = ("base_model_name_or_path", "name_or_path", "_name_or_path")
 """Where configurations of PEFT and transformers say in which folder they were found."""
 
+HOMES = ("/home/", "/root/", "/Users/", "/mnt/", "~/")
+"""How a path begins that says something of a person or a machine; other texts may begin with a slash, as tokens do."""
+
 
 def public_name(path: str | None) -> str | None:
     """What the Hub calls the checkpoint in a folder; None unless the folder lies in the Hub's own cache.
@@ -63,7 +66,8 @@ def shared_configs(folder: Path, base: str | None = None) -> dict[str, str]:
     found = {}
     for path in sorted(folder.glob("*.json")):
         text = path.read_text(encoding="utf-8")
-        if not any(f'"{key}"' in text for key in OF_PATHS):
+        # A tokenizer of many megabytes is not read for what it does not hold.
+        if not any(f'"{key}"' in text for key in OF_PATHS) and not any(f'"{root}' in text for root in HOMES):
             continue
         data = json.loads(text)
         changed = _without_folders(data, base)
@@ -89,13 +93,17 @@ def _without_places(data: Any) -> Any:
 
 
 def _without_folders(data: Any, base: str | None) -> Any:
-    """A configuration in which OF_PATHS name no folder of this machine."""
+    """A configuration in which OF_PATHS, and other paths below somebody's home, name no folder of this machine."""
     if isinstance(data, list):
         return [_without_folders(value, base) for value in data]
+    if isinstance(data, str) and data.startswith(HOMES):
+        return file_name(data)
     if not isinstance(data, Mapping):
         return data
-    told = {key: _without_folders(value, base) for key, value in data.items()}
-    for key in set(OF_PATHS) & told.keys():
-        if isinstance(told[key], str) and told[key]:
-            told[key] = base or public_name(told[key]) or file_name(told[key])
+    told = {}
+    for key, value in data.items():
+        if key in OF_PATHS and isinstance(value, str):
+            told[key] = (base or public_name(value) or file_name(value)) if value else value
+        else:
+            told[key] = _without_folders(value, base)
     return told
