@@ -100,7 +100,7 @@ def test_a_stop_leaves_nothing_half_made_and_the_rest_follows(manifest: Path) ->
     script = (
         "import sys; from vista_train.video.decode import transcode; from vista_train.cli import main; import time\n"
         "from vista_train.video.media import Media; make = Media.transcode\n"
-        "def slow(self, *given): made = make(self, *given); time.sleep(0.5); return made\n"
+        "def slow(self, *given): made = make(self, *given); time.sleep(2); return made\n"
         "Media.transcode = slow; sys.exit(main(sys.argv[1:]))"
     )
     command = ["proxies", str(manifest), "--root", str(manifest.parent / "root"), "--out", str(out)]
