@@ -13,9 +13,8 @@ from tokenizers.pre_tokenizers import ByteLevel
 from transformers import AutoModelForImageTextToText, PreTrainedTokenizerFast
 
 from vista_train.augment import wordings
-from vista_train.models.chat import CHATML
 from vista_train.models.hub import save_model
-from vista_train.models.tiny import END, PAD, START, VIDEO, TinySettings, build_config
+from vista_train.models.tiny import END, PAD, START, VIDEO, TinySettings, build_config, chatting
 from vista_train.video.sampling import View
 
 SPREAD = 0.1
@@ -46,14 +45,7 @@ def study_tokenizer(words: Iterable[str]) -> PreTrainedTokenizerFast:
     )
     # Often enough that no wording is cut into pieces for the sake of another.
     tokenizer.train_from_iterator([text for text in _texts(words) for _ in range(4)], trainer)
-    return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token=PAD,
-        eos_token=END,
-        extra_special_tokens=[START, VIDEO],
-        clean_up_tokenization_spaces=False,
-        chat_template=CHATML,
-    )
+    return chatting(tokenizer)
 
 
 def write_learner(folder: Path, size: Size, words: Iterable[str], seed: int) -> None:

@@ -102,6 +102,11 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = ByteLevel(add_prefix_space=False, use_regex=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.add_special_tokens([PAD, START, END, VIDEO])
+    return chatting(tokenizer)
+
+
+def chatting(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    """A tokenizer that has PAD, START, END and VIDEO, as one of transformers that speaks ChatML."""
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         pad_token=PAD,
