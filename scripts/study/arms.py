@@ -107,13 +107,8 @@ def alone(sample: Sample) -> Sample:
 
 def padded(sample: Sample) -> Sample:
     """`alone`, the clip repeated until it lasts as long as the composed video."""
-    once, left, parts = alone(sample), sample.shown.duration, list[Clip]()
-    clip = once.shown
-    assert isinstance(clip, Clip)
-    while left > 0:
-        parts.append(clip.subclip(0, min(clip.duration, left)))
-        left -= parts[-1].duration
-    video = Concat(tuple(parts))
+    once = alone(sample)
+    video = lasting(once.shown, sample.shown.duration)
     return replace(once, video=video, evidence=(_whole(video),))
 
 
@@ -132,13 +127,14 @@ def blind(sample: Sample) -> Sample:
     # Where all parts belong to the evidence, another than the one that is asked about takes the place of them all.
     stand_in = rest[0] if rest else next(part for part in video.parts if asked not in part.clips())
     parts = tuple(
-        part if span.start not in begins else _lasting(stand_in, part.duration)
+        part if span.start not in begins else lasting(stand_in, part.duration)
         for part, span in zip(video.parts, spans, strict=True)
     )
     return replace(sample, video=Concat(parts, video.size))
 
 
-def _lasting(video: Video, seconds: Fraction) -> Video:
+def lasting(video: Video, seconds: Fraction) -> Video:
+    """The video, again and again until it lasts so long."""
     parts, left = list[Video](), seconds
     while left > 0:
         parts.append(video.subclip(0, min(video.duration, left)))

@@ -7,13 +7,13 @@ second question, none of what is shown (`off_screen`). The right one's place is 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 
 import numpy as np
 import torch
+from arms import lasting
 from sizes import LENGTH, Size
 from world import LONGEST, NAMES, is_held_out
 
@@ -112,7 +112,7 @@ def _needles(cabinet: Cabinet, size: Size) -> Iterator[Item]:
             needle = clip.subclip(0, min(clip.duration, NEEDLE_SECONDS))
             room = LENGTH * times - needle.duration
             start, around = Fraction(depth) * room, cabinet.host_of(clip)
-            host = _lasting(around, Fraction(LENGTH * times))
+            host = lasting(around, Fraction(LENGTH * times))
             parts = [host.subclip(a, b) for a, b in ((Fraction(0), start), (start, room)) if a < b]
             at = 0 if start == 0 else 1
             video = Concat((*parts[:at], needle, *parts[at:]), host.size)
@@ -126,7 +126,7 @@ def _insets(cabinet: Cabinet, size: Size) -> Iterator[Item]:
         for number, clip in enumerate(_deal(cabinet, size.questions_a_cell)):
             host, side = cabinet.host_of(clip).subclip(0, SECONDS), Fraction(round(scale * 100), 100)
             left, top = (Fraction(int(cabinet.rng.integers(101)), 100) * (1 - side) for _ in range(2))
-            inset = _lasting(clip, SECONDS)
+            inset = lasting(clip, SECONDS)
             video = Overlay(host, inset, Fraction(0), Box(left, top, left + side, top + side))
             place = (f"inset/{scale:g}/{number}", "inset", f"{scale:g}")
             yield _about(cabinet, clip, wordings.SPATIAL_NEEDLE, [host], place, video, host)
@@ -189,12 +189,6 @@ def _deal(cabinet: Cabinet, count: int) -> list[Clip]:
     dealt = [by_colour[colours[n % len(colours)]] for n in range(count)]
     chosen = [clips[n // len(colours) % len(clips)] for n, clips in enumerate(dealt)]
     return [chosen[index] for index in cabinet.rng.permutation(count).tolist()]
-
-
-def _lasting(clip: Clip, seconds: Fraction) -> Video:
-    """The clip, again and again until it lasts so long."""
-    times = math.ceil(seconds / clip.duration)
-    return Concat((clip,) * times).subclip(0, seconds)
 
 
 def _about(

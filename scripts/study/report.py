@@ -142,12 +142,10 @@ def plot_heat(marks: Marks, path: Path) -> None:
     for panel in panels[len(marks) :]:
         panel.axis("off")
     for panel, (name, seeds) in zip(panels, marks.items(), strict=False):
+        by_cell = [cells(found, "needle") for found in seeds]
         shares = np.array(
             [
-                [
-                    np.mean([share(cells(found, "needle")[f"{times}x/{depth:g}"]) for found in seeds])
-                    for times in LENGTHS
-                ]
+                [np.mean([share(found[f"{times}x/{depth:g}"]) for found in by_cell]) for times in LENGTHS]
                 for depth in DEPTHS
             ]
         )
